@@ -1,0 +1,214 @@
+//! Cut out and make larger or smaller.
+
+use std::cell::RefCell;
+
+use fast_image_resize::{
+    FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer,
+    images::{Image, ImageRef},
+};
+use shunt_wire::events::{PixelFormat, Rect};
+
+use crate::Picture;
+
+thread_local! {
+    // Its buffers are used again for the next frame of this thread.
+    static RESIZER: RefCell<Resizer> = RefCell::new(Resizer::new());
+}
+
+/// The whole picture, made to this size (bilinear, averaged where it gets smaller).
+pub fn resize(picture: &Picture, width: u32, height: u32) -> Picture {
+    if (picture.width, picture.height) == (width, height) && picture.is_sound() {
+        return picture.clone();
+    }
+    let whole = Rect { x: 0.0, y: 0.0, width: picture.width as f32, height: picture.height as f32 };
+    resize_region(picture, whole, width, height)
+}
+
+/// A part of the picture, made to this size. Where the part reaches beyond the picture, the result is black.
+/// A part that has no area, or is not a number, gives a black picture.
+pub fn resize_region(picture: &Picture, region: Rect, width: u32, height: u32) -> Picture {
+    let mut result = Picture::black(width, height, picture.format);
+    let has_area = region.width > 0.0 && region.height > 0.0 && width > 0 && height > 0;
+    if !picture.is_sound() || !has_area {
+        return result;
+    }
+    let Some((left, columns)) = overlap(region.x, region.width, picture.width, width) else { return result };
+    let Some((top, rows)) = overlap(region.y, region.height, picture.height, height) else { return result };
+    let format = match picture.format {
+        PixelFormat::Rgb8 => PixelType::U8x3,
+        PixelFormat::Grey8 => PixelType::U8,
+    };
+    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear)).crop(
+        left.from,
+        top.from,
+        left.length,
+        top.length,
+    );
+    let Ok(source) = ImageRef::new(picture.width, picture.height, &picture.pixels, format) else {
+        return result;
+    };
+    let run = |target: &mut Image<'_>| {
+        // The crop was cut to the picture above, so this can only fail by a mistake of ours; the result is black.
+        RESIZER.with_borrow_mut(|resizer| resizer.resize(&source, target, &options).is_ok())
+    };
+    if (columns.length, rows.length) == (width, height) {
+        if let Ok(mut target) = Image::from_slice_u8(width, height, &mut result.pixels, format) {
+            run(&mut target);
+        }
+        return result;
+    }
+    let mut inside = Image::new(columns.length, rows.length, format);
+    if run(&mut inside) {
+        paste(&mut result, inside.buffer(), columns, rows);
+    }
+    result
+}
+
+/// A stretch of the source, in its pixels.
+struct Stretch {
+    from: f64,
+    length: f64,
+}
+
+/// A stretch of the result, in whole pixels.
+#[derive(Clone, Copy)]
+struct Span {
+    from: u32,
+    length: u32,
+}
+
+/// Along one axis: the part of the region that is inside the source, and where it lies in the result.
+fn overlap(from: f32, length: f32, source: u32, target: u32) -> Option<(Stretch, Span)> {
+    let (from, length, source) = (f64::from(from), f64::from(length), f64::from(source));
+    if !from.is_finite() || !length.is_finite() {
+        return None;
+    }
+    let scale = f64::from(target) / length;
+    let (begin, end) = (from.max(0.0), (from + length).min(source));
+    // In whole pixels of the result, at least one, then back to the source, so that nothing is shifted.
+    let first = ((begin - from) * scale).round();
+    let last = ((end - from) * scale).round().min(f64::from(target));
+    if last - first < 1.0 {
+        return None;
+    }
+    let begin = (from + first / scale).clamp(0.0, source);
+    let end = (from + last / scale).clamp(0.0, source);
+    (end > begin).then_some((
+        Stretch { from: begin, length: end - begin },
+        Span { from: first as u32, length: (last - first) as u32 },
+    ))
+}
+
+/// Copies rows into the picture.
+fn paste(picture: &mut Picture, part: &[u8], columns: Span, rows: Span) {
+    let bytes = picture.format.bytes_per_pixel();
+    let (row_bytes, part_bytes) = (picture.row_bytes(), columns.length as usize * bytes);
+    let offset = columns.from as usize * bytes;
+    let lines = picture.pixels.chunks_exact_mut(row_bytes.max(1)).skip(rows.from as usize);
+    for (line, part) in lines.zip(part.chunks_exact(part_bytes.max(1))) {
+        if let Some(place) = line.get_mut(offset..offset + part_bytes) {
+            place.copy_from_slice(part);
+        }
+    }
+}
+
+/// How a picture was fitted into a square: from the square's units (0 to 1) back to the picture's pixels.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Letterbox {
+    /// Left edge of the square in the picture, in its pixels; negative where the square is wider.
+    pub x: f32,
+    /// Upper edge.
+    pub y: f32,
+    /// Side of the square in pixels of the picture.
+    pub side: f32,
+}
+
+// === impl Letterbox ===
+
+impl Letterbox {
+    /// A rectangle in units of the square, in pixels of the picture.
+    pub fn to_picture(self, rect: Rect) -> Rect {
+        Rect {
+            x: self.x + rect.x * self.side,
+            y: self.y + rect.y * self.side,
+            width: rect.width * self.side,
+            height: rect.height * self.side,
+        }
+    }
+}
+
+/// The picture, padded with black to a square around its middle and made to `side` pixels.
+pub fn letterbox(picture: &Picture, side: u32) -> (Picture, Letterbox) {
+    let (width, height) = (picture.width as f32, picture.height as f32);
+    let longest = width.max(height).max(1.0);
+    let place = Letterbox { x: (width - longest) / 2.0, y: (height - longest) / 2.0, side: longest };
+    let square = Rect { x: place.x, y: place.y, width: longest, height: longest };
+    (resize_region(picture, square, side, side), place)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::fill;
+
+    #[test]
+    fn a_region_is_cut_out_and_made_larger() {
+        let mut picture = Picture::filled(100, 100, [0, 0, 0]);
+        fill(&mut picture, 40, 40, 20, 20, [255, 0, 0]);
+        let part = resize_region(&picture, Rect { x: 42.0, y: 42.0, width: 16.0, height: 16.0 }, 64, 64);
+        assert_eq!((part.width, part.height), (64, 64));
+        assert!(part.pixels.as_chunks::<3>().0.iter().all(|pixel| *pixel == [255, 0, 0]));
+    }
+
+    #[test]
+    fn what_lies_outside_the_picture_is_black() {
+        let picture = Picture::filled(100, 100, [10, 200, 30]);
+        let part = resize_region(&picture, Rect { x: -50.0, y: 0.0, width: 100.0, height: 100.0 }, 20, 20);
+        assert_eq!(part.pixel(9, 10), Some(&[0, 0, 0][..]));
+        assert_eq!(part.pixel(10, 10), Some(&[10, 200, 30][..]));
+        let outside = resize_region(&picture, Rect { x: 500.0, y: 500.0, width: 10.0, height: 10.0 }, 4, 4);
+        assert_eq!(outside, Picture::filled(4, 4, [0, 0, 0]));
+    }
+
+    #[test]
+    fn a_wide_picture_is_padded_above_and_below() {
+        let (square, place) = letterbox(&Picture::filled(200, 100, [255, 255, 255]), 64);
+        assert_eq!(square.pixel(32, 15), Some(&[0, 0, 0][..]));
+        assert_eq!(square.pixel(32, 16), Some(&[255, 255, 255][..]));
+        assert_eq!(square.pixel(32, 47), Some(&[255, 255, 255][..]));
+        assert_eq!(square.pixel(32, 48), Some(&[0, 0, 0][..]));
+        let middle = place.to_picture(Rect { x: 0.25, y: 0.25, width: 0.5, height: 0.5 });
+        assert_eq!(middle, Rect { x: 50.0, y: 0.0, width: 100.0, height: 100.0 });
+    }
+
+    #[test]
+    fn unusable_measures_give_a_black_picture() {
+        let picture = Picture::filled(10, 10, [1, 2, 3]);
+        for region in [
+            Rect { x: 0.0, y: 0.0, width: 0.0, height: 5.0 },
+            Rect { x: f32::NAN, y: 0.0, width: 5.0, height: 5.0 },
+            Rect { x: 0.0, y: 0.0, width: f32::INFINITY, height: 5.0 },
+        ] {
+            assert_eq!(resize_region(&picture, region, 3, 3), Picture::filled(3, 3, [0, 0, 0]));
+        }
+        let broken = Picture { pixels: vec![1; 5], ..picture };
+        assert_eq!(resize(&broken, 3, 3), Picture::filled(3, 3, [0, 0, 0]));
+    }
+
+    proptest! {
+        #[test]
+        fn any_region_gives_a_picture_of_the_asked_size(
+            x in -300.0_f32..300.0, y in -300.0_f32..300.0,
+            region_width in 0.0_f32..400.0, region_height in 0.0_f32..400.0,
+            width in 0_u32..40, height in 0_u32..40,
+        ) {
+            let picture = Picture::filled(50, 30, [255, 255, 255]);
+            let part =
+                resize_region(&picture, Rect { x, y, width: region_width, height: region_height }, width, height);
+            prop_assert!(part.is_sound());
+            prop_assert_eq!((part.width, part.height), (width, height));
+        }
+    }
+}
