@@ -1,0 +1,3 @@
+//! Deployment manifests of IoT Edge: routes, templates, checks.
+
+pub mod routes;
