@@ -1,180 +1,84 @@
-//! What every module needs: settings with a verdict per field, health, metrics, traces, drain.
+//! What every module needs: settings with a verdict per field, health, metrics, logs, drain.
 //!
-//! SKELETON: signatures are the contract; bodies are to be written.
+//! A module is a settings struct and one function `run`. [`main`] does the rest: it reads the environment, opens the
+//! bus and the hub, keeps the settings as the module twin wants them, answers direct methods (`ping`,
+//! `getSettings`, `setLogLevel`), and ends the process in order.
+//!
+//! It promises:
+//!
+//! - Settings come from defaults, then the environment, then the twin (its last good state on disk, where the cloud
+//!   is away). A change is all or nothing, and answered field by field in the reported twin (law 5).
+//! - Bad settings at the start: every one is named, exit code 78. Bad settings by twin: the old ones stay in force.
+//! - `run` never reads the environment or binds a port, so a test runs a module in its own process:
+//!   [`Context::for_test`].
+//! - Queues, bodies and connections are bounded; the bound says what happens when it is reached (law 4).
+//!
+//! It deliberately does not send telemetry (law 2: only `relay` does), restart a failed module (IoT Edge does), or
+//! know any module.
+//!
+//! ```no_run
+//! use schemars::JsonSchema;
+//! use serde::{Deserialize, Serialize};
+//! use shunt_module::{Context, Problems, Settings};
+//!
+//! /// What can be set.
+//! #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+//! #[serde(default, deny_unknown_fields)]
+//! struct HeartSettings {
+//!     /// Beats a minute, 1 to 300.
+//!     rate: f64,
+//! }
+//!
+//! impl Default for HeartSettings {
+//!     fn default() -> Self {
+//!         Self { rate: 60.0 }
+//!     }
+//! }
+//!
+//! impl Settings for HeartSettings {
+//!     const MODULE: &'static str = "heart";
+//!
+//!     fn check(&self, problems: &mut Problems) {
+//!         if !(1.0..=300.0).contains(&self.rate) {
+//!             problems.note("rate", format!("it is {}, but must be from 1 to 300", self.rate));
+//!         }
+//!     }
+//! }
+//!
+//! async fn run(mut context: Context<HeartSettings>) -> anyhow::Result<()> {
+//!     context.serve(axum::Router::new());
+//!     loop {
+//!         tokio::select! {
+//!             () = context.shutdown.cancelled() => return Ok(()),
+//!             change = context.settings.change() => change.accept(),
+//!         }
+//!     }
+//! }
+//!
+//! fn main() -> std::process::ExitCode {
+//!     shunt_module::main(run)
+//! }
+//! ```
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+mod context;
+pub mod docs;
+mod handle;
+mod health;
+mod http;
+mod logging;
+mod methods;
+mod metrics;
+mod report;
+mod schema;
+mod settings;
+mod start;
+mod store;
+mod twin;
 
-use schemars::JsonSchema;
-use serde::{Serialize, de::DeserializeOwned};
-use shunt_bus::Bus;
-use shunt_hub::Hub;
-use shunt_wire::{Envelope, Kind, Name};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
-
-/// The settings of a module: one flat typed struct with `#[serde(default, deny_unknown_fields)]`, whose doc
-/// comments and defaults make the reference table, whose fields are the twin's desired properties, and whose
-/// environment variables are `SHUNT_<MODULE>_<FIELD>` (for example `SHUNT_CAMERA_SOURCE`).
-pub trait Settings:
-    Serialize + DeserializeOwned + JsonSchema + Default + Clone + PartialEq + Send + Sync + 'static
-{
-    /// The module's name: `camera`.
-    const MODULE: &'static str;
-
-    /// Rules that types cannot tell: notes each broken one.
-    fn check(&self, problems: &mut Problems);
-}
-
-/// What is wrong with settings, field by field.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Problems(Vec<(String, String)>);
-
-impl Problems {
-    /// Notes a problem: the field, and a sentence that says what was wrong and what is allowed.
-    pub fn note(&mut self, field: &str, problem: impl Into<String>) {
-        self.0.push((field.to_owned(), problem.into()));
-    }
-
-    /// Nothing wrong?
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// All notes: field, problem.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(field, problem)| (field.as_str(), problem.as_str()))
-    }
-}
-
-/// New settings that passed all checks and wait for the module's word. Dropping it counts as accepted.
-#[derive(Debug)]
-pub struct Proposal<S> {
-    /// The settings proposed.
-    pub settings: Arc<S>,
-}
-
-impl<S: Settings> Proposal<S> {
-    /// They are in force now.
-    pub fn accept(self) {}
-
-    /// They cannot be used (a model that does not load, ...): the old ones stay in force; the reported twin says why.
-    pub fn refuse(self, problems: Problems) {
-        let _ = problems;
-    }
-}
-
-/// The settings in force, and the changes that come by twin.
-#[derive(Debug)]
-pub struct SettingsHandle<S>(std::marker::PhantomData<S>);
-
-impl<S: Settings> SettingsHandle<S> {
-    /// Settings that never change, for tests.
-    pub fn fixed(settings: S) -> Self {
-        let _ = settings;
-        todo!()
-    }
-
-    /// Settings whose changes the test itself proposes; the function resolves to the module's verdict.
-    pub fn channel(settings: S) -> (Self, SettingsSender<S>) {
-        let _ = settings;
-        todo!()
-    }
-
-    /// Those in force.
-    pub fn current(&self) -> Arc<S> {
-        todo!()
-    }
-
-    /// The next change. Cancel-safe. Never resolves if there can be none any more.
-    pub async fn change(&mut self) -> Proposal<S> {
-        todo!()
-    }
-}
-
-/// The other end of [`SettingsHandle::channel`].
-#[derive(Debug)]
-pub struct SettingsSender<S>(std::marker::PhantomData<S>);
-
-impl<S: Settings> SettingsSender<S> {
-    /// Proposes; resolves to the module's verdict.
-    pub async fn propose(&self, settings: S) -> Result<(), Problems> {
-        let _ = settings;
-        todo!()
-    }
-}
-
-/// Is the module alive, and ready to work? Parts report by name; `/readyz` lists those that are not ready.
-#[derive(Debug, Clone)]
-pub struct Health(());
-
-impl Health {
-    /// Says whether a part of the module is ready, and if not, why.
-    pub fn set(&self, part: &'static str, ready: Result<(), String>) {
-        let _ = (part, ready);
-    }
-}
-
-/// Folders and limits that every module shares, from `SHUNT_...` variables.
-#[derive(Debug, Clone)]
-pub struct Common {
-    /// `SHUNT_DATA_DIR`: what must survive a restart (default `/data`).
-    pub data_dir: PathBuf,
-    /// `SHUNT_FRAMES_DIR`: frames in shared memory; unset: JPEG in the event.
-    pub frames_dir: Option<PathBuf>,
-    /// `SHUNT_MODELS_DIR`: model files (default `/models`).
-    pub models_dir: PathBuf,
-    /// `SHUNT_DRAIN_LIMIT`: seconds to finish work after SIGTERM (default 8).
-    pub drain_limit: Duration,
-}
-
-/// What a module's `run` gets.
-#[derive(Debug)]
-pub struct Context<S> {
-    /// The module's name on the device (`IOTEDGE_MODULEID`, else [`Settings::MODULE`]).
-    pub name: Name,
-    /// Its settings.
-    pub settings: SettingsHandle<S>,
-    /// The bus.
-    pub bus: Bus,
-    /// The hub, where there is an identity for it. Twin and methods are served by shunt-module; only `relay`
-    /// sends telemetry (law 2).
-    pub hub: Option<Hub>,
-    /// Folders and limits.
-    pub common: Common,
-    /// Health.
-    pub health: Health,
-    /// Metrics: names `shunt_<module>_<name>_<unit>[_total]`.
-    pub metrics: prometheus::Registry,
-    /// The listener of the module's HTTP interface, bound already.
-    pub listener: tokio::net::TcpListener,
-    /// Cancelled when the module has to stop.
-    pub shutdown: CancellationToken,
-    /// Spawn tasks here; the drain waits for them.
-    pub tasks: TaskTracker,
-}
-
-impl<S: Settings> Context<S> {
-    /// An event of this module: fresh id, the time now.
-    pub fn event(&self, kind: Kind, source: Name) -> Envelope {
-        let _ = (kind, source);
-        todo!()
-    }
-
-    /// Serves `/healthz`, `/readyz`, `/metrics` and the module's own routes on the listener until shutdown.
-    /// Call once.
-    pub fn serve(&self, routes: axum::Router) {
-        let _ = routes;
-        todo!()
-    }
-}
-
-/// The main function of every module: logging, environment, settings (exit code 78 naming every bad one), bus,
-/// hub, twin, methods, signals, `run`, drain.
-pub fn main<S, F, R>(run: F) -> ExitCode
-where
-    S: Settings,
-    F: FnOnce(Context<S>) -> R,
-    R: Future<Output = anyhow::Result<()>> + Send,
-{
-    let _ = run;
-    todo!()
-}
+pub use context::{Common, Context, Events};
+pub use handle::{Proposal, SettingsHandle, SettingsSender};
+pub use health::Health;
+pub use http::HttpProblem;
+pub use metrics::check_page;
+pub use settings::{BadVariable, Problems, Settings};
+pub use start::{default_port, main};

@@ -1,0 +1,413 @@
+//! From `main` to the exit code: log, environment, settings, bus, hub, signals, `run`, drain.
+
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+
+use shunt_bus::{Bus, BusOptions, BusState};
+use shunt_hub::{Hub, HubOptions, HubState};
+use shunt_wire::{Name, events::Presence};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    time::{Instant, timeout_at},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    BadVariable, Common, Context, Events, Health, Settings, SettingsHandle, logging, logging::LogLevel,
+    methods::Methods, metrics, settings::Layers, store::Store, twin::Keeper,
+};
+
+/// Unusable settings (`EX_CONFIG` of sysexits.h).
+const UNUSABLE: u8 = 78;
+/// Most messages waiting to be sent on the bus, and most received and not yet taken by one subscriber.
+const BUS_QUEUE: usize = 256;
+/// The largest message on the bus in bytes: room for a JPEG frame, no more.
+const BUS_MESSAGE: usize = 8 * 1024 * 1024;
+/// Of the drain limit, this much is kept for the goodbye to bus and hub.
+const GOODBYE: Duration = Duration::from_secs(1);
+/// How often the watchdog looks.
+const WATCH: Duration = Duration::from_millis(500);
+
+/// What every module reads from the environment.
+struct Start<S> {
+    name: Name,
+    common: Common,
+    bus_url: String,
+    listen: SocketAddr,
+    watchdog: Option<Duration>,
+    hub: Option<HubOptions>,
+    layers: Layers<S>,
+}
+
+/// The variables that every module reads, for the reference: name, default, meaning.
+pub(crate) const VARIABLES: [(&str, &str, &str); 12] = [
+    (
+        "SHUNT_BUS_URL",
+        "mqtt://bus:1883",
+        "Where the bus is: mqtt://host:port, mqtts://host:port, or memory:name in tests.",
+    ),
+    (
+        "SHUNT_HTTP_LISTEN",
+        "0.0.0.0 and the module's port",
+        "Address and port of the module's HTTP interface; port 0 takes a fresh one.",
+    ),
+    ("SHUNT_DATA_DIR", "/data", "Folder for what must survive a restart."),
+    ("SHUNT_FRAMES_DIR", "", "Folder of the frames in shared memory; not set: JPEG in the events."),
+    ("SHUNT_MODELS_DIR", "/models", "Folder of the model files."),
+    (
+        "SHUNT_LOG",
+        "info",
+        "Log level, or a filter as in info,relay=debug. Not set: IoT Edge's RuntimeLogLevel.",
+    ),
+    ("SHUNT_LOG_FORMAT", "human on a terminal, else json", "Form of the log: json or human."),
+    ("SHUNT_DRAIN_LIMIT", "8", "Seconds to finish work after SIGTERM; IoT Edge kills after 10."),
+    (
+        "SHUNT_WATCHDOG",
+        "0",
+        "The module ends (exit code 1) when it has not been ready for so many seconds; 0: never. IoT Edge looks at no health page, it only restarts what has ended.",
+    ),
+    ("IOTEDGE_MODULEID", "the module's own name", "The module's name on the device."),
+    (
+        "IOTEDGE_...",
+        "",
+        "Identity and address of edgeHub, as edgeAgent gives them. Without: no twin, no methods, no telemetry.",
+    ),
+    ("EdgeHubConnectionString", "", "The same as a connection string, for running outside IoT Edge."),
+];
+
+/// The port of a module's HTTP interface where nothing else is set.
+pub fn default_port(module: &str) -> u16 {
+    match module {
+        "sentiment" => 5000,
+        "inference" => 5001,
+        "emotion" => 5002,
+        "camera" => 8081,
+        "rules" => 8082,
+        "relay" => 8083,
+        "bus" => 8084,
+        "console" => 8090,
+        "gateway" => 3500,
+        _ => 8080,
+    }
+}
+
+/// The main function of every module: logging, environment, settings (exit code 78 naming every bad one), bus,
+/// hub, twin, methods, signals, `run`, drain.
+///
+/// The exit code is 0 after a drain or when `run` ended by itself, 1 when it failed or the watchdog ended it.
+pub fn main<S, F, R>(run: F) -> ExitCode
+where
+    S: Settings,
+    F: FnOnce(Context<S>) -> R,
+    R: Future<Output = anyhow::Result<()>> + Send,
+{
+    // Variables that are no text are none of ours.
+    let environment = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    let (log, bad) = logging::start(&environment);
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "The runtime cannot be started.");
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = runtime.block_on(live::<S, F, R>(run, &environment, log, bad));
+    // Threads that are still busy with heavy work end with the process.
+    runtime.shutdown_background();
+    ExitCode::from(code)
+}
+
+async fn live<S, F, R>(
+    run: F,
+    environment: &BTreeMap<String, String>,
+    log: LogLevel,
+    bad: Vec<BadVariable>,
+) -> u8
+where
+    S: Settings,
+    F: FnOnce(Context<S>) -> R,
+    R: Future<Output = anyhow::Result<()>> + Send,
+{
+    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    let (mut terminate, mut interrupt) = match signals {
+        (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
+        (Err(error), _) | (_, Err(error)) => {
+            tracing::error!(%error, "Signals cannot be received.");
+            return 1;
+        }
+    };
+    let start = match Start::<S>::read(environment, bad) {
+        Ok(start) => start,
+        Err(bad) => return refuse(&bad),
+    };
+    let listener = match TcpListener::bind(start.listen).await {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::error!(address = %start.listen, %error, "The HTTP address (SHUNT_HTTP_LISTEN) cannot be taken.");
+            return 1;
+        }
+    };
+    let port = listener.local_addr().map(|address| address.port()).ok();
+    let bus = match Bus::open(start.bus_options(port)) {
+        Ok(bus) => bus,
+        Err(error) => return refuse(&[start.bad_bus(&error)]),
+    };
+    let hub = start.hub.map(Hub::open);
+    let store = Store::new(&start.common.data_dir, start.name.as_str());
+    let kept = store.load().unwrap_or_default();
+    let settings = start.layers.with(&kept.desired).or_else(|problems| {
+        tracing::warn!(%problems, "The kept settings of the twin are not usable any more; defaults and environment are.");
+        start.layers.with(&serde_json::Map::new())
+    });
+    // The last line above was checked when the environment was read.
+    let (handle, sender) = SettingsHandle::channel(settings.unwrap_or_default());
+
+    let shutdown = CancellationToken::new();
+    let (health, registry, own) = (Health::new(), prometheus::Registry::new(), TaskTracker::new());
+    let common = metrics::Common::new(start.name.as_str(), Some(bus.clone()), hub.clone(), health.clone());
+    if let Err(error) = registry.register(Box::new(common)) {
+        tracing::error!(%error, "The common metrics cannot be registered.");
+    }
+    let context = Context {
+        name: start.name.clone(),
+        settings: handle,
+        bus: bus.clone(),
+        hub: hub.clone(),
+        common: start.common.clone(),
+        health: health.clone(),
+        metrics: registry,
+        listener,
+        shutdown: shutdown.clone(),
+        tasks: TaskTracker::new(),
+        events: Events::new(),
+    };
+    let tasks = context.tasks.clone();
+    own.spawn(watch_bus(bus.clone(), health.clone(), shutdown.clone()));
+    if let Some(hub) = &hub {
+        own.spawn(watch_hub(hub.clone(), health.clone(), shutdown.clone()));
+        let methods = Methods {
+            name: start.name.to_string(),
+            hub: hub.clone(),
+            in_force: context.settings.in_force(),
+            health: health.clone(),
+            log,
+            started: Instant::now(),
+        };
+        own.spawn(methods.run(shutdown.clone()));
+        own.spawn(Keeper::new(start.layers, store, kept, sender, hub.clone()).run(shutdown.clone()));
+    }
+    tracing::info!(
+        module = %start.name,
+        version = env!("CARGO_PKG_VERSION"),
+        port,
+        hub = hub.is_some(),
+        "The module has started."
+    );
+
+    let limit = start.common.drain_limit;
+    let mut run = std::pin::pin!(run(context));
+    let (mut code, ended) = tokio::select! {
+        result = &mut run => (verdict(result), true),
+        _ = terminate.recv() => { tracing::info!("SIGTERM: the module drains."); (0, false) }
+        _ = interrupt.recv() => { tracing::info!("SIGINT: the module drains."); (0, false) }
+        failing = watchdog(&health, start.watchdog) => {
+            tracing::error!(failing, "The module was not ready for too long; it ends so that it is restarted.");
+            (1, false)
+        }
+    };
+    shutdown.cancel();
+    let end = Instant::now() + limit;
+    let work_end = end - GOODBYE.min(limit / 2);
+    let drained = timeout_at(work_end, async {
+        let code = if ended { 0 } else { verdict(run.await) };
+        tasks.close();
+        tasks.wait().await;
+        code
+    })
+    .await;
+    match drained {
+        Ok(run_code) => {
+            code = code.max(run_code);
+            tracing::info!("All work is finished.");
+        }
+        Err(_) => {
+            tracing::warn!(
+                limit_s = limit.as_secs_f64(),
+                "The drain limit ended work that was not finished."
+            );
+        }
+    }
+    let goodbye = async {
+        own.close();
+        own.wait().await;
+        let left = end.saturating_duration_since(Instant::now());
+        tokio::join!(bus.close(left), async {
+            if let Some(hub) = &hub {
+                hub.close(left).await;
+            }
+        });
+    };
+    if timeout_at(end, goodbye).await.is_err() {
+        tracing::warn!("The goodbye to bus and hub was not finished in time.");
+    }
+    tracing::info!(code, "The module has ended.");
+    code
+}
+
+fn verdict(result: anyhow::Result<()>) -> u8 {
+    match result {
+        Ok(()) => 0,
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "The module failed.");
+            1
+        }
+    }
+}
+
+fn refuse(bad: &[BadVariable]) -> u8 {
+    for BadVariable { variable, value, rule } in bad {
+        tracing::error!(variable, value, rule, "A setting is not usable.");
+    }
+    tracing::error!(count = bad.len(), code = UNUSABLE, "The module cannot start with these settings.");
+    UNUSABLE
+}
+
+async fn watch_bus(bus: Bus, health: Health, shutdown: CancellationToken) {
+    let mut state = bus.state();
+    let watching = async {
+        loop {
+            let ready = match &*state.borrow_and_update() {
+                BusState::Connected => Ok(()),
+                BusState::Disconnected(reason) => Err(reason.clone()),
+            };
+            health.set("bus", ready);
+            if state.changed().await.is_err() {
+                return;
+            }
+        }
+    };
+    shutdown.run_until_cancelled(watching).await;
+}
+
+/// The hub may be away for days: that keeps no module from its work.
+async fn watch_hub(hub: Hub, health: Health, shutdown: CancellationToken) {
+    let mut state = hub.state();
+    let watching = async {
+        loop {
+            let now = state.borrow_and_update().clone();
+            match now {
+                HubState::Connected => health.note("hub", "connected"),
+                HubState::Disconnected(reason) => health.note("hub", format!("not connected: {reason}")),
+            }
+            if state.changed().await.is_err() {
+                return;
+            }
+        }
+    };
+    shutdown.run_until_cancelled(watching).await;
+}
+
+/// Resolves when something has not been ready for the whole limit, and tells what.
+async fn watchdog(health: &Health, limit: Option<Duration>) -> String {
+    let Some(limit) = limit else { return std::future::pending().await };
+    let mut ticks = tokio::time::interval(WATCH);
+    loop {
+        ticks.tick().await;
+        if health.failing_for().is_some_and(|failing| failing >= limit) {
+            let parts = health.failing().into_iter().map(|(part, reason)| format!("{part}: {reason}"));
+            return parts.collect::<Vec<_>>().join("; ");
+        }
+    }
+}
+
+// === impl Start ===
+
+impl<S: Settings> Start<S> {
+    /// Reads everything before the first mistake is returned, so that the user sees all of them.
+    fn read(
+        environment: &BTreeMap<String, String>,
+        mut bad: Vec<BadVariable>,
+    ) -> Result<Self, Vec<BadVariable>> {
+        let get = |name: &str| environment.get(name).filter(|value| !value.is_empty()).cloned();
+        let mut refuse = |variable: &str, value: &str, rule: String| {
+            bad.push(BadVariable { variable: variable.to_owned(), value: value.to_owned(), rule });
+        };
+        let mut name = Name::from_static(S::MODULE);
+        if let Some(text) = get("IOTEDGE_MODULEID") {
+            match text.parse() {
+                Ok(parsed) => name = parsed,
+                Err(error) => refuse("IOTEDGE_MODULEID", &text, format!("{error}")),
+            }
+        }
+        let mut seconds = |variable: &str, default: f64, least: f64| {
+            let Some(text) = get(variable) else { return Duration::from_secs_f64(default) };
+            match text.parse::<f64>() {
+                Ok(number) if (least..=86_400.0).contains(&number) => Duration::from_secs_f64(number),
+                _ => {
+                    refuse(variable, &text, format!("it must be a number of seconds from {least} to 86400"));
+                    Duration::ZERO
+                }
+            }
+        };
+        let drain_limit = seconds("SHUNT_DRAIN_LIMIT", 8.0, 0.1);
+        let watchdog = Some(seconds("SHUNT_WATCHDOG", 0.0, 0.0)).filter(|limit| !limit.is_zero());
+        let mut listen = SocketAddr::from(([0, 0, 0, 0], default_port(S::MODULE)));
+        if let Some(text) = get("SHUNT_HTTP_LISTEN") {
+            match text.parse() {
+                Ok(address) => listen = address,
+                Err(_) => {
+                    let rule = "it must be an IP address and a port, as in 127.0.0.1:8081".to_owned();
+                    refuse("SHUNT_HTTP_LISTEN", &text, rule);
+                }
+            }
+        }
+        let hub = HubOptions::from_environment(environment).unwrap_or_else(|error| {
+            refuse("IOTEDGE_... or EdgeHubConnectionString", "", error.to_string());
+            None
+        });
+        let layers = match Layers::read(environment) {
+            Ok(layers) => Some(layers),
+            Err(more) => {
+                bad.extend(more);
+                None
+            }
+        };
+        let common = Common {
+            data_dir: get("SHUNT_DATA_DIR").unwrap_or_else(|| "/data".to_owned()).into(),
+            frames_dir: get("SHUNT_FRAMES_DIR").map(PathBuf::from),
+            models_dir: get("SHUNT_MODELS_DIR").unwrap_or_else(|| "/models".to_owned()).into(),
+            drain_limit,
+        };
+        let bus_url = get("SHUNT_BUS_URL").unwrap_or_else(|| "mqtt://bus:1883".to_owned());
+        let Some(layers) = layers else { return Err(bad) };
+        let start = Self { name, common, bus_url, listen, watchdog, hub, layers };
+        if bad.is_empty() {
+            return Ok(start);
+        }
+        // The process ends at once; this only asks whether the address is one more mistake.
+        if let Err(error) = Bus::open(start.bus_options(None)) {
+            bad.push(start.bad_bus(&error));
+        }
+        Err(bad)
+    }
+
+    fn bus_options(&self, port: Option<u16>) -> BusOptions {
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        BusOptions {
+            url: self.bus_url.clone(),
+            module: self.name.clone(),
+            queue: BUS_QUEUE,
+            max_message: BUS_MESSAGE,
+            presence: Some(Presence { online: true, version, port }),
+        }
+    }
+
+    fn bad_bus(&self, error: &shunt_bus::BusError) -> BadVariable {
+        let (variable, value) = ("SHUNT_BUS_URL".to_owned(), self.bus_url.clone());
+        BadVariable { variable, value, rule: error.to_string() }
+    }
+}

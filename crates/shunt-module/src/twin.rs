@@ -1,0 +1,169 @@
+//! Keeps the settings as the module twin wants them, and answers in the reported twin.
+
+use std::{future::Future, time::Duration};
+
+use serde_json::{Map, Value};
+use shunt_hub::{Desired, Hub, HubState};
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Problems, Settings, SettingsSender,
+    report::{self, Outcome},
+    settings::Layers,
+    store::{Kept, Store},
+};
+
+/// After this time a module that still weighs new settings is reported as at work (202).
+const IN_PROGRESS: Duration = Duration::from_secs(2);
+/// How long one report may take.
+const REPORT_LIMIT: Duration = Duration::from_secs(30);
+/// The first and the longest wait before a failed report is tried again.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// Keeps the settings as the twin wants them.
+pub(crate) struct Keeper<S> {
+    layers: Layers<S>,
+    store: Store,
+    kept: Kept,
+    settings: SettingsSender<S>,
+    hub: Hub,
+    /// The twin that was weighed last, and what was wrong with it.
+    weighed: Option<(Desired, Option<Problems>)>,
+    /// The report that the hub has not taken yet.
+    pending: Option<Map<String, Value>>,
+}
+
+// === impl Keeper ===
+
+impl<S: Settings> Keeper<S> {
+    pub(crate) fn new(
+        layers: Layers<S>,
+        store: Store,
+        kept: Kept,
+        settings: SettingsSender<S>,
+        hub: Hub,
+    ) -> Self {
+        Self { layers, store, kept, settings, hub, weighed: None, pending: None }
+    }
+
+    /// Runs until shutdown.
+    pub(crate) async fn run(mut self, shutdown: CancellationToken) {
+        shutdown.run_until_cancelled(self.keep()).await;
+    }
+
+    async fn keep(&mut self) {
+        let (mut desired, mut state) = (self.hub.desired(), self.hub.state());
+        let mut wait = RETRY.0;
+        loop {
+            let now = desired.borrow_and_update().clone();
+            if let Some(now) = now
+                && self.weighed.as_ref().is_none_or(|(weighed, _)| *weighed != now)
+            {
+                self.weigh(now).await;
+            }
+            if self.pending.is_some() && *state.borrow_and_update() == HubState::Connected {
+                if self.send().await {
+                    wait = RETRY.0;
+                } else {
+                    wait = (wait * 2).min(RETRY.1);
+                }
+            }
+            let again = Instant::now() + wait;
+            let gone = tokio::select! {
+                changed = desired.changed() => changed.is_err(),
+                changed = state.changed() => changed.is_err(),
+                () = tokio::time::sleep_until(again), if self.pending.is_some() => false,
+            };
+            if gone {
+                return;
+            }
+        }
+    }
+
+    /// Weighs the desired properties: checks them, proposes them to the module, keeps them, prepares the answer.
+    async fn weigh(&mut self, desired: Desired) {
+        let version = desired.version;
+        let problems = match self.layers.with(&desired.properties) {
+            Ok(settings) if settings == *self.settings.in_force() => None,
+            Ok(settings) => self.propose(&desired, settings).await.err(),
+            Err(problems) => Some(problems),
+        };
+        if let Some(problems) = &problems {
+            tracing::warn!(version, %problems, "The desired properties are refused; the settings stay as they were.");
+        } else {
+            tracing::info!(version, "The settings are as the desired properties want them.");
+            self.kept.desired.clone_from(&desired.properties);
+            self.kept.version = version;
+        }
+        let outcome = problems.as_ref().map_or(Outcome::Applied, Outcome::Refused);
+        let report =
+            report::report(&self.layers, &self.settings.in_force(), &desired, &self.kept.desired, outcome);
+        // The set must be on disk before the cloud hears that it is in force.
+        self.save().await;
+        self.pending = Some(report);
+        self.weighed = Some((desired, problems));
+    }
+
+    async fn propose(&mut self, desired: &Desired, settings: S) -> Result<(), Problems> {
+        let hub = self.hub.clone();
+        let (layers, kept, sender) = (&self.layers, &mut self.kept, &self.settings);
+        let mut verdict = std::pin::pin!(sender.propose(settings));
+        if let Ok(verdict) = timeout(IN_PROGRESS, &mut verdict).await {
+            return verdict;
+        }
+        let at_work = report::report(layers, &sender.in_force(), desired, &kept.desired, Outcome::InProgress);
+        let reporting = async {
+            // The final answer follows, so nothing is lost when this one is.
+            send(&hub, kept, at_work).await;
+            std::future::pending::<()>().await;
+        };
+        first(verdict, reporting).await
+    }
+
+    /// Reports what is pending; tells whether the hub took it.
+    async fn send(&mut self) -> bool {
+        let Some(report) = self.pending.take() else { return true };
+        if send(&self.hub, &mut self.kept, report.clone()).await {
+            self.save().await;
+            return true;
+        }
+        self.pending = Some(report);
+        false
+    }
+
+    async fn save(&self) {
+        let (store, kept) = (self.store.clone(), self.kept.clone());
+        let saved = tokio::task::spawn_blocking(move || store.save(&kept)).await;
+        if let Ok(Err(error)) = saved {
+            tracing::error!(%error, "The settings cannot be kept on disk; a restart without the cloud loses them.");
+        }
+    }
+}
+
+/// Reports; notes in `kept` what the hub has now.
+async fn send(hub: &Hub, kept: &mut Kept, report: Map<String, Value>) -> bool {
+    let patch = report::patch(&kept.reported, &report);
+    match timeout(REPORT_LIMIT, hub.report(&patch)).await {
+        Ok(Ok(())) => {
+            kept.reported = report;
+            true
+        }
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "The hub did not take the report of the settings; it is sent again.");
+            false
+        }
+        Err(_) => {
+            tracing::warn!("The hub did not answer the report of the settings in time; it is sent again.");
+            false
+        }
+    }
+}
+
+/// The first future's result; the second runs along.
+async fn first<T>(one: impl Future<Output = T>, other: impl Future<Output = ()>) -> T {
+    tokio::select! {
+        result = one => result,
+        () = other => std::future::pending().await,
+    }
+}
