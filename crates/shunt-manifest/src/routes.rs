@@ -148,7 +148,10 @@ pub enum RouteError {
         allowed: String,
     },
     /// There is no function of that name.
-    #[error("there is no function {name:?} (character {position}); the functions are {}", expression::function_names())]
+    #[error(
+        "there is no function {name:?} (character {position}); the functions are {}",
+        expression::function_names()
+    )]
     UnknownFunction {
         /// Where.
         position: usize,
@@ -173,7 +176,10 @@ pub enum RouteError {
         length: usize,
     },
     /// Brackets, `NOT`, `-` and functions are nested too deeply.
-    #[error("the condition is nested too deeply at character {position}; allowed are {} levels", expression::MAX_DEPTH)]
+    #[error(
+        "the condition is nested too deeply at character {position}; allowed are {} levels",
+        expression::MAX_DEPTH
+    )]
     TooDeep {
         /// Where the limit was passed.
         position: usize,
@@ -263,7 +269,9 @@ impl Source {
             [] | ["twinchangenotifications" | "messages"] | ["messages", "modules"] => true,
             ["messages", "modules", module] => !module.contains('*'),
             ["messages", "modules", module, "outputs"] => !module.contains('*'),
-            ["messages", "modules", module, "outputs", output] => !module.contains('*') && !output.contains('*'),
+            ["messages", "modules", module, "outputs", output] => {
+                !module.contains('*') && !output.contains('*')
+            }
             _ => false,
         }
     }
@@ -290,7 +298,9 @@ impl fmt::Display for Sink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Upstream => f.write_str("$upstream"),
-            Self::Module { module, input } => write!(f, "BrokeredEndpoint(\"/modules/{module}/inputs/{input}\")"),
+            Self::Module { module, input } => {
+                write!(f, "BrokeredEndpoint(\"/modules/{module}/inputs/{input}\")")
+            }
         }
     }
 }
@@ -370,7 +380,8 @@ impl fmt::Display for Route {
 }
 
 fn parse_source(parser: &mut Parser) -> Result<Source, RouteError> {
-    let allowed = "a source: /*, /messages/*, /messages/modules/<module>/outputs/<output>, /twinChangeNotifications";
+    let allowed =
+        "a source: /*, /messages/*, /messages/modules/<module>/outputs/<output>, /twinChangeNotifications";
     let mut text = String::new();
     parser.expect(&TokenKind::Slash, allowed)?;
     loop {
@@ -379,7 +390,9 @@ fn parse_source(parser: &mut Parser) -> Result<Source, RouteError> {
             Token { kind: TokenKind::Star, .. } => text.push('*'),
             Token { kind: TokenKind::Name(name), .. } => text.push_str(&name),
             token => {
-                return Err(token.unexpected("* or a name; words of the language and numbers cannot be names in a source"));
+                return Err(token.unexpected(
+                    "* or a name; words of the language and numbers cannot be names in a source",
+                ));
             }
         }
         if parser.take(&TokenKind::Slash).is_none() {

@@ -275,7 +275,9 @@ fn digits(bytes: &[u8]) -> usize {
 fn call(function: Function, arguments: &[Value]) -> Value {
     let first = arguments.first().unwrap_or(&Value::Undefined);
     let second = arguments.get(1).unwrap_or(&Value::Undefined);
-    let math = |calculate: fn(f64) -> f64| first.number().map_or(Value::Undefined, |x| Value::of_number(calculate(x)));
+    let math = |calculate: fn(f64) -> f64| {
+        first.number().map_or(Value::Undefined, |x| Value::of_number(calculate(x)))
+    };
     let texts = |test: fn(&str, &str) -> Value| match (first.text(), second.text()) {
         (Some(text), Some(part)) => test(text, part),
         _ => Value::Undefined,
@@ -325,7 +327,9 @@ fn call(function: Function, arguments: &[Value]) -> Value {
 /// .NET reads blanks around a number and commas between thousands; it knows no `inf` or `nan` in small letters.
 fn as_number(text: &str) -> Value {
     let text = text.trim().replace(',', "");
-    if !text.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '-' | '+' | '.')) || text.ends_with(['y', 'f', 'n', 'N']) {
+    if !text.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '-' | '+' | '.'))
+        || text.ends_with(['y', 'f', 'n', 'N'])
+    {
         return Value::Undefined;
     }
     text.parse().map_or(Value::Undefined, Value::of_number)

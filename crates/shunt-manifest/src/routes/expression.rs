@@ -238,7 +238,9 @@ fn names(types: &[Type]) -> String {
 impl Type {
     /// May a value of type `given` stand where this type is wanted?
     fn fits(self, given: Type) -> bool {
-        self == given || matches!(given, Type::Any | Type::Undefined) || matches!(self, Type::Any | Type::Undefined)
+        self == given
+            || matches!(given, Type::Any | Type::Undefined)
+            || matches!(self, Type::Any | Type::Undefined)
     }
 
     fn is_condition(self) -> bool {
@@ -499,7 +501,10 @@ impl Parser {
                 self.expect(&TokenKind::Close, "an operator, )")?;
                 inner
             }
-            _ => return Err(token.unexpected("a value: a property, $system, $body.path, 'text', a number, a function, (")),
+            _ => {
+                return Err(token
+                    .unexpected("a value: a property, $system, $body.path, 'text', a number, a function, ("));
+            }
         })
     }
 
@@ -508,7 +513,8 @@ impl Parser {
         if name.eq_ignore_ascii_case(TWIN_CHANGE_INCLUDES) && self.twin_changes {
             return self.twin_change_includes(position);
         }
-        let Some((known, function)) = FUNCTIONS.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)) else {
+        let Some((known, function)) = FUNCTIONS.iter().find(|(known, _)| known.eq_ignore_ascii_case(name))
+        else {
             return Err(RouteError::UnknownFunction { position, name: name.to_owned() });
         };
         let mut arguments = Vec::new();
@@ -543,7 +549,8 @@ impl Parser {
         let lower = text.to_ascii_lowercase();
         let known = ["properties.reported.", "properties.desired.", "tags."];
         if !known.iter().any(|start| lower.starts_with(start)) {
-            return Err(argument.unexpected("a path that starts with properties.reported., properties.desired. or tags."));
+            return Err(argument
+                .unexpected("a path that starts with properties.reported., properties.desired. or tags."));
         }
         let path = steps(text).ok_or(RouteError::Syntax {
             position,
@@ -611,7 +618,11 @@ fn both(operator: &Token, wanted: Type, left: &Expression, right: &Expression) -
     if wanted.fits(left) && wanted.fits(right) {
         return Ok(());
     }
-    let hint = if wanted == Type::Number { "; properties are text, as_number(name) makes a number of one" } else { "" };
+    let hint = if wanted == Type::Number {
+        "; properties are text, as_number(name) makes a number of one"
+    } else {
+        ""
+    };
     Err(types(operator, &names(&[left, right]), &format!("({wanted}, {wanted}){hint}")))
 }
 

@@ -190,7 +190,9 @@ fn quoted(rest: &str, quote: char) -> (TokenKind, usize) {
             }
             Some((start, 'u')) => {
                 let digits = rest.get(start + 1..start + 5).unwrap_or_default();
-                let Ok(unit) = u16::from_str_radix(digits, 16) else { return (TokenKind::UnfinishedText, at) };
+                let Ok(unit) = u16::from_str_radix(digits, 16) else {
+                    return (TokenKind::UnfinishedText, at);
+                };
                 units.push(unit);
                 for _ in 0..4 {
                     chars.next();
@@ -244,7 +246,11 @@ fn number(rest: &str) -> Option<(f64, usize)> {
 
 impl Token {
     pub(super) fn unexpected(&self, allowed: &str) -> RouteError {
-        RouteError::Syntax { position: self.position, found: self.kind.to_string(), allowed: allowed.to_owned() }
+        RouteError::Syntax {
+            position: self.position,
+            found: self.kind.to_string(),
+            allowed: allowed.to_owned(),
+        }
     }
 }
 
