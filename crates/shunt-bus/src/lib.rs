@@ -1,13 +1,66 @@
 //! The bus: publish, subscribe, acknowledge.
 //!
-//! SKELETON: signatures are the contract; bodies are to be written.
+//! - [`Bus::open`] connects in the background, for as long as it takes, and comes back after each break with
+//!   its subscriptions; no module waits for the broker to start.
+//! - [`Delivery::Fast`] is for frames and live values: at most once, nothing kept, the newest wins.
+//! - [`Delivery::Assured`] is for what must reach the relay: [`Bus::publish`] resolves only when the broker has
+//!   the event, also through reconnects, and the broker forgets it only after [`Ack::ack`], which goes out in
+//!   the order of arrival. What is published while a subscriber is away waits for it at the broker.
+//! - Two back ends pass one conformance suite: MQTT v5 (`mqtt://`, `mqtts://`) and in-process (`memory:`).
+//!
+//! Every queue is bounded: a fast event that finds its queue full is dropped and counted ([`BusCounters`]), an
+//! assured one waits.
+//!
+//! It deliberately does no request and answer (those go straight to a module's HTTP port), knows nothing of what
+//! events mean, and keeps nothing on disk: what must outlive the broker is the relay's duty.
+//!
+//! ```
+//! use shunt_bus::{Bus, BusOptions, Delivery};
+//! use shunt_wire::{Envelope, Kind, TopicFilter};
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let bus = Bus::open(BusOptions::new("memory:example", "emotion".parse()?))?;
+//! let mut labels = bus.subscribe(&TopicFilter::kind(&Kind::LABEL), Delivery::Assured).await?;
+//!
+//! let event = Envelope::new("1", Kind::LABEL, "front-door".parse()?, "2026-11-21T09:00:00Z");
+//! bus.publish(event, Delivery::Assured).await?;
+//!
+//! let received = labels.next().await.ok_or("the bus was closed")?;
+//! assert_eq!(received.topic, "shunt/label/front-door");
+//! assert_eq!(received.envelope?.id, "1");
+//! received.ack.ack();
+//! # Ok(()) }
+//! ```
 
+mod ack;
 pub mod clock;
+mod inbox;
+mod link;
+pub mod memory;
+mod message;
+mod mqtt;
+mod options;
+mod presence;
+mod registry;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
-use shunt_wire::{Envelope, EnvelopeError, Mono, Name, Topic, TopicFilter};
+use shunt_wire::{Envelope, EnvelopeError, Mono, TopicFilter};
 use tokio::sync::watch;
+
+pub use ack::Ack;
+pub use options::{BusOptions, BusTls};
+
+use inbox::{Inbox, Item, Wish};
+use link::{Common, Counters, Link};
+use message::Message;
+use options::Address;
 
 /// How sure a delivery is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -16,21 +69,6 @@ pub enum Delivery {
     Fast,
     /// At least once, acknowledged on both sides (MQTT QoS 1): what must reach the relay.
     Assured,
-}
-
-/// Where the bus is and who we are on it.
-#[derive(Debug, Clone)]
-pub struct BusOptions {
-    /// `mqtt://host:port`, `mqtts://host:port`, `memory:<name>` (in this process, for tests).
-    pub url: String,
-    /// The module; also the client id, so that its session survives a restart.
-    pub module: Name,
-    /// Most messages waiting to be sent, and most received and not yet taken by one subscriber.
-    pub queue: usize,
-    /// The largest message in bytes.
-    pub max_message: usize,
-    /// Published (retained) on `shunt/presence/<module>` when connected, and its `online: false` twin as last will.
-    pub presence: Option<shunt_wire::events::Presence>,
 }
 
 /// Is the broker there?
@@ -43,8 +81,16 @@ pub enum BusState {
 }
 
 /// A handle on the bus; clones share one connection.
+///
+/// The connection ends with the last of its handles and subscriptions; [`Bus::close`] ends it in order.
 #[derive(Debug, Clone)]
-pub struct Bus(Arc<()>);
+pub struct Bus(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    common: Arc<Common>,
+    link: Box<dyn Link>,
+}
 
 /// Why the bus cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +99,20 @@ pub enum BusError {
     /// The address is not one of the forms understood.
     #[error("the bus address {0:?} is not of the form mqtt://host:port, mqtts://host:port or memory:name")]
     Address(String),
+    /// The address says `mqtts://`, but nothing says whom to trust.
+    #[error("the bus address {0:?} wants TLS, but no trusted certificates are given")]
+    Trust(String),
+    /// Certificates or keys cannot be used.
+    #[error("the {what} of the bus's TLS cannot be used: {why}")]
+    Tls {
+        /// `trust` or `identity`.
+        what: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Called outside of a tokio runtime.
+    #[error("the bus needs a tokio runtime")]
+    Runtime,
 }
 
 /// Why an event was not published.
@@ -69,6 +129,14 @@ pub enum PublishError {
         size: usize,
         /// Bytes allowed.
         max: usize,
+    },
+    /// An attribute that no broker would take.
+    #[error("the event's attribute {attribute:?} cannot be sent: {rule}")]
+    Attribute {
+        /// Its name, shortened.
+        attribute: String,
+        /// What is allowed.
+        rule: &'static str,
     },
     /// Assured delivery: the broker refused it.
     #[error("the broker refused the event: {0}")]
@@ -106,14 +174,16 @@ pub struct Received {
     pub ack: Ack,
 }
 
-/// The key to acknowledge one message. Acknowledgements go out in the order the messages came, whatever the
-/// order of these calls. For a fast message it does nothing.
+/// A stream of received messages.
+///
+/// Dropping it ends the subscription at this client. Of an assured one the broker keeps the messages for the
+/// next subscriber of this client, also in a later process: that is how a module restarts without loss.
+/// [`Subscription::unsubscribe`] ends it at the broker too.
 #[derive(Debug)]
-pub struct Ack(());
-
-/// A stream of received messages. Dropping it ends the subscription at this client.
-#[derive(Debug)]
-pub struct Subscription(());
+pub struct Subscription {
+    inbox: Arc<Inbox>,
+    inner: Arc<Inner>,
+}
 
 /// Counters since the start, for `/metrics`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -124,33 +194,82 @@ pub struct BusCounters {
     pub received: u64,
     /// Fast events not sent: not connected, or the queue was full.
     pub dropped_sending: u64,
-    /// Fast messages that a slow subscriber did not take in time; the newest wins.
+    /// Fast messages that a slow subscriber did not take in time (the newest wins), and assured ones that the
+    /// broker kept for a subscription that this module does not make any more.
     pub dropped_receiving: u64,
     /// Times the connection came back.
     pub reconnects: u64,
 }
 
+// === impl Bus ===
+
 impl Bus {
     /// Makes a bus and begins to connect, in the background, for as long as it takes: no module waits for the
     /// broker to start.
     pub fn open(options: BusOptions) -> Result<Self, BusError> {
-        let _ = options;
-        todo!()
+        let runtime = tokio::runtime::Handle::try_current().map_err(|_| BusError::Runtime)?;
+        let address = Address::parse(&options.url)?;
+        let BusOptions { url, module, queue, max_message, presence, tls } = options;
+        let common = Arc::new(Common {
+            module,
+            queue: queue.clamp(1, usize::from(u16::MAX)),
+            max_message,
+            presence,
+            counters: Arc::default(),
+            state: watch::Sender::new(BusState::Disconnected("not connected yet".to_owned())),
+            closed: AtomicBool::new(false),
+        });
+        let link: Box<dyn Link> = match address {
+            Address::Memory(name) => Box::new(memory::open(&name, &common, &runtime)),
+            Address::Mqtt { host, port, tls: false } => {
+                Box::new(mqtt::open(host, port, None, &common, &runtime))
+            }
+            Address::Mqtt { host, port, tls: true } => {
+                let config = tls.ok_or(BusError::Trust(url))?.config()?;
+                Box::new(mqtt::open(host, port, Some(config), &common, &runtime))
+            }
+        };
+        Ok(Self(Arc::new(Inner { common, link })))
     }
 
     /// Publishes the event on its own topic. Closes the hop of its stamps.
     ///
     /// Fast: returns when it is queued; refuses at once where it cannot be. Assured: waits, also through a
-    /// reconnect, and resolves only when the broker has it (PUBACK).
+    /// reconnect, and resolves only when the broker has it (PUBACK). Dropping the future of an assured publish
+    /// leaves open whether the event is sent.
     pub async fn publish(&self, envelope: Envelope, delivery: Delivery) -> Result<(), PublishError> {
-        let _ = (envelope, delivery);
-        todo!()
+        self.send(envelope, delivery, false).await
     }
 
     /// Publishes a retained event (presence). Assured.
     pub async fn publish_retained(&self, envelope: Envelope) -> Result<(), PublishError> {
-        let _ = envelope;
-        todo!()
+        self.send(envelope, Delivery::Assured, true).await
+    }
+
+    async fn send(
+        &self,
+        mut envelope: Envelope,
+        delivery: Delivery,
+        retain: bool,
+    ) -> Result<(), PublishError> {
+        let Inner { common, link } = &*self.0;
+        if common.closed.load(Ordering::Acquire) {
+            return Err(PublishError::Closed);
+        }
+        if let Some(stamps) = &mut envelope.stamps {
+            stamps.close(&common.module, clock::now());
+        }
+        let message = Message::new(&envelope, retain, common.max_message)?;
+        match delivery {
+            Delivery::Fast => {
+                let sent = link.send_fast(message);
+                if matches!(sent, Err(PublishError::Unavailable(_))) {
+                    Counters::count(&common.counters.dropped_sending);
+                }
+                sent
+            }
+            Delivery::Assured => link.send_assured(message).await,
+        }
     }
 
     /// Subscribes. Waits for the broker's answer if it is there, else returns at once and subscribes when it is.
@@ -161,44 +280,77 @@ impl Bus {
         filter: &TopicFilter,
         delivery: Delivery,
     ) -> Result<Subscription, SubscribeError> {
-        let _ = (filter, delivery);
-        todo!()
+        let Inner { common, link } = &*self.0;
+        if common.closed.load(Ordering::Acquire) {
+            return Err(SubscribeError::Closed);
+        }
+        let inbox = Inbox::new(delivery, common.queue);
+        let subscription = Subscription { inbox: Arc::clone(&inbox), inner: Arc::clone(&self.0) };
+        link.subscribe(filter.clone(), inbox).await?;
+        Ok(subscription)
     }
 
     /// Is the broker there? Changes are seen by `changed()`.
     pub fn state(&self) -> watch::Receiver<BusState> {
-        todo!()
+        self.0.common.state.subscribe()
     }
 
     /// Counters since the start.
     pub fn counters(&self) -> BusCounters {
-        todo!()
+        self.0.common.counters.read()
     }
 
     /// Sends what is queued, says goodbye (publishing `online: false`), and closes; within this time.
     pub async fn close(&self, limit: Duration) {
-        let _ = limit;
-        todo!()
+        self.0.common.closed.store(true, Ordering::Release);
+        self.0.link.close(limit).await;
     }
 }
+
+// === impl Subscription ===
 
 impl Subscription {
-    /// The next message; nothing after the bus was closed.
+    /// The next message; nothing after the bus was closed. Cancel-safe.
     pub async fn next(&mut self) -> Option<Received> {
-        todo!()
+        Some(Received::new(self.inbox.next().await?))
     }
 
-    /// The newest message, older ones that wait are dropped and counted (fast subscriptions: frames).
+    /// The newest message; older ones that wait are dropped and counted (fast subscriptions: frames). An assured
+    /// subscription drops nothing, so there this is [`Subscription::next`]. Cancel-safe.
     pub async fn newest(&mut self) -> Option<Received> {
-        todo!()
+        let mut item = self.inbox.next().await?;
+        while self.inbox.delivery == Delivery::Fast
+            && let Some(newer) = self.inbox.try_next()
+        {
+            item = newer;
+            Counters::count(&self.inner.common.counters.dropped_receiving);
+        }
+        Some(Received::new(item))
+    }
+
+    /// Ends the subscription at the broker too: what waits here is dropped, and the broker keeps nothing more.
+    pub fn unsubscribe(self) {
+        self.inbox.set_wish(Wish::NoMore);
     }
 }
 
-impl Ack {
-    /// The message is safe with us: the broker may forget it.
-    pub fn ack(self) {}
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        if self.inbox.wish() == Wish::Messages {
+            self.inbox.set_wish(Wish::Gone);
+        }
+        self.inner.link.look();
+    }
 }
 
-/// Used by nothing yet.
-#[doc(hidden)]
-pub fn _uses(_: &Topic) {}
+// === impl Received ===
+
+impl Received {
+    fn new(item: Item) -> Self {
+        let Item { message, ack } = item;
+        let payload = message.payload.clone();
+        let envelope =
+            Envelope::from_binary(message.content_type.as_deref(), &message.attributes, payload.clone());
+        Self { topic: message.topic.clone(), envelope, payload, received_at: message.received_at, ack }
+    }
+}

@@ -1,0 +1,207 @@
+//! Which subscriber gets which message.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use shunt_wire::TopicFilter;
+use tokio::time::Instant;
+
+use crate::{
+    Counters, Delivery,
+    ack::{Ack, AckLine},
+    inbox::{Inbox, Item, Wish},
+    message::Arrived,
+};
+
+/// How long assured messages wait for a subscriber who is not there: a module that just started subscribes in
+/// this time to what the broker kept for it, and one that stops closes the bus in it. Then they are
+/// acknowledged and counted, so that they do not stop the others for ever.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// The subscriptions of one client.
+#[derive(Debug)]
+pub(crate) struct Registry {
+    entries: Vec<Subscribed>,
+    /// Assured messages that no subscriber is there for, since when. Bounded by the receive maximum.
+    unclaimed: VecDeque<(Instant, Item)>,
+    next_id: usize,
+    line: Arc<AckLine>,
+    counters: Arc<Counters>,
+}
+
+/// One filter that the broker knows of.
+#[derive(Debug)]
+pub(crate) struct Subscribed {
+    /// Our number for it: MQTT's subscription identifier.
+    pub(crate) id: usize,
+    pub(crate) filter: TopicFilter,
+    pub(crate) delivery: Delivery,
+    inboxes: Vec<Arc<Inbox>>,
+    /// Since when it has no subscriber here.
+    orphaned: Option<Instant>,
+}
+
+// === impl Registry ===
+
+impl Registry {
+    pub(crate) fn new(line: Arc<AckLine>, counters: Arc<Counters>) -> Self {
+        Self { entries: Vec::new(), unclaimed: VecDeque::new(), next_id: 1, line, counters }
+    }
+
+    /// The filters that the broker must know of.
+    pub(crate) fn entries(&self) -> &[Subscribed] {
+        &self.entries
+    }
+
+    /// Are there any of this delivery?
+    pub(crate) fn any(&self, delivery: Delivery) -> bool {
+        self.entries.iter().any(|entry| entry.delivery == delivery)
+    }
+
+    /// Adds a subscriber; returns its filter's number.
+    pub(crate) fn add(&mut self, filter: &TopicFilter, inbox: &Arc<Inbox>) -> usize {
+        let known = self.entries.iter_mut().find(|entry| entry.filter == *filter);
+        let id = if let Some(entry) = known {
+            entry.inboxes.push(Arc::clone(inbox));
+            entry.orphaned = None;
+            if inbox.delivery == Delivery::Assured {
+                entry.delivery = Delivery::Assured;
+            }
+            entry.id
+        } else {
+            let id = self.next_id;
+            self.next_id += 1;
+            let (filter, delivery) = (filter.clone(), inbox.delivery);
+            let inboxes = vec![Arc::clone(inbox)];
+            self.entries.push(Subscribed { id, filter, delivery, inboxes, orphaned: None });
+            id
+        };
+        self.claim(filter, inbox);
+        id
+    }
+
+    /// Gives the subscriber what already waits for it.
+    fn claim(&mut self, filter: &TopicFilter, inbox: &Inbox) {
+        for (since, item) in std::mem::take(&mut self.unclaimed) {
+            if filter.matches(&item.message.topic) {
+                inbox.push(item, &self.counters.dropped_receiving);
+            } else {
+                self.unclaimed.push_back((since, item));
+            }
+        }
+    }
+
+    /// The broker refused the filter.
+    pub(crate) fn refuse(&mut self, id: usize, inbox: &Arc<Inbox>) {
+        if let Some(entry) = self.entries.iter_mut().find(|entry| entry.id == id) {
+            entry.inboxes.retain(|other| !Arc::ptr_eq(other, inbox));
+        }
+        self.entries.retain(|entry| entry.id != id || !entry.inboxes.is_empty());
+    }
+
+    /// Hands a message to its subscribers. `ids`: the filters that the broker names; none: all that match.
+    /// `token`: its name at the broker, where that waits for an acknowledgement. `again`: the broker says that
+    /// it may have delivered it before.
+    pub(crate) fn dispatch(&mut self, message: Arrived, ids: &[usize], token: Option<u64>, again: bool) {
+        let mark = match token {
+            None => None,
+            Some(token) => match self.line.arrive(token, message.digest(), again) {
+                Some(mark) => Some(mark),
+                None => return,
+            },
+        };
+        Counters::count(&self.counters.received);
+        let message = Arc::new(message);
+        let mut inboxes = self.matching(|entry| ids.contains(&entry.id), &message);
+        if inboxes.is_empty() {
+            // A number of an earlier life of this client, or a broker that names none.
+            inboxes = self.matching(|_| true, &message);
+        }
+        let assured = inboxes.iter().filter(|inbox| inbox.delivery == Delivery::Assured).count();
+        let nobody = inboxes.is_empty();
+        let keys = mark.map(|mark| mark.keys(&self.line, if nobody { 1 } else { assured as u32 }));
+        let mut keys = keys.unwrap_or_default();
+        for inbox in inboxes {
+            let key = if inbox.delivery == Delivery::Assured { keys.pop() } else { None };
+            let item = Item { message: Arc::clone(&message), ack: key.unwrap_or_else(Ack::none) };
+            inbox.push(item, &self.counters.dropped_receiving);
+        }
+        if let Some(ack) = keys.pop() {
+            self.unclaimed.push_back((Instant::now(), Item { message, ack }));
+        }
+    }
+
+    fn matching(&self, wanted: impl Fn(&Subscribed) -> bool, message: &Arrived) -> Vec<Arc<Inbox>> {
+        let entries = self.entries.iter();
+        let entries = entries.filter(|entry| wanted(entry) && entry.filter.matches(&message.topic));
+        let inboxes = entries.flat_map(|entry| &entry.inboxes);
+        inboxes.filter(|inbox| inbox.wish() == Wish::Messages).map(Arc::clone).collect()
+    }
+
+    /// Forgets subscribers that are gone; returns the filters that the broker should forget.
+    pub(crate) fn sweep(&mut self) -> Vec<TopicFilter> {
+        let now = Instant::now();
+        let mut forget = Vec::new();
+        let mut unclaimed = Vec::new();
+        self.entries.retain_mut(|entry| {
+            let mut unwanted = false;
+            entry.inboxes.retain(|inbox| match inbox.wish() {
+                Wish::Messages => true,
+                Wish::Gone => {
+                    unclaimed.extend(inbox.drain().into_iter().filter(|item| item.ack.is_wanted()));
+                    false
+                }
+                Wish::NoMore => {
+                    inbox.drain().into_iter().for_each(|item| item.ack.ack());
+                    unwanted = true;
+                    false
+                }
+            });
+            if !entry.inboxes.is_empty() {
+                return true;
+            }
+            let since = *entry.orphaned.get_or_insert(now);
+            let keep = !unwanted && entry.delivery == Delivery::Assured && now - since < GRACE;
+            if !keep {
+                forget.push(entry.filter.clone());
+            }
+            keep
+        });
+        self.unclaimed.extend(unclaimed.into_iter().map(|item| (now, item)));
+        forget.extend(self.give_up(now));
+        forget
+    }
+
+    /// Acknowledges what nobody claimed in time; returns the filters that may have brought it.
+    fn give_up(&mut self, now: Instant) -> Vec<TopicFilter> {
+        let mut forget = Vec::new();
+        while let Some((since, _)) = self.unclaimed.front()
+            && now - *since >= GRACE
+            && let Some((_, item)) = self.unclaimed.pop_front()
+        {
+            let topic = &item.message.topic;
+            tracing::warn!(%topic, "Nobody here wants a message that the bus kept for this module; it is dropped.");
+            Counters::count(&self.counters.dropped_receiving);
+            // The broker does not say which filter of an earlier life it came by; these are the forms we use.
+            let levels: Vec<_> = topic.split('/').collect();
+            let mut filters = vec![topic.clone(), "shunt/#".to_owned(), "#".to_owned()];
+            if let [root, kind, source] = levels.as_slice() {
+                filters.extend([format!("{root}/{kind}/+"), format!("{root}/+/{source}")]);
+            }
+            let filters = filters.iter().filter_map(|filter| filter.parse::<TopicFilter>().ok());
+            for filter in filters {
+                if !forget.contains(&filter) && !self.entries.iter().any(|entry| entry.filter == filter) {
+                    forget.push(filter);
+                }
+            }
+            item.ack.ack();
+        }
+        forget
+    }
+
+    /// The bus was closed: no subscriber gets anything any more.
+    pub(crate) fn end(&mut self) {
+        for inbox in self.entries.iter().flat_map(|entry| &entry.inboxes) {
+            inbox.end();
+        }
+    }
+}

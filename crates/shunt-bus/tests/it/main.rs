@@ -1,0 +1,8 @@
+//! The bus, as a module sees it.
+
+mod backends;
+mod conformance;
+mod mqtt;
+mod numbered;
+mod presence;
+mod tls;
