@@ -1,1 +1,52 @@
-//! skeleton
+//! Models: find, check, load, describe, warm up, run; and what they are for: faces and expressions in a picture.
+//!
+//! - [`Catalog`] is `models/catalog.toml`: each model's task, file, digest, source, licence, and how a picture
+//!   goes in and an answer comes out.
+//! - [`ModelStore`] finds a model's file in the folders it is given and hands it out only if its digest is right.
+//! - [`Model`] is a loaded model; [`Backend`] is who runs it. Now that is [`Tract`].
+//! - [`FaceFinder`] and [`ExpressionReader`] are the pipelines: picture to faces, face to eight probabilities.
+//! - [`expression_accuracy`] measures an expression model on a folder of labelled faces.
+//!
+//! It promises: a file with another digest than the catalog's is never loaded, and a model that cannot be used
+//! is refused with an error that names the model, the file and what to do. Loading needs no network.
+//!
+//! It deliberately fetches nothing (the `shunt` command does), knows no bus and no twin, and has no threads of
+//! its own: [`Model::run`] is heavy work for the caller's own thread (law 6).
+//!
+//! ```
+//! use shunt_infer::{ExpressionReader, FaceFinder, FaceOptions, ModelStore};
+//! use shunt_vision::Picture;
+//!
+//! let store = ModelStore::open("models".as_ref())?;
+//! let catalog = store.catalog();
+//! let finder = FaceFinder::load(&store, &catalog.defaults.face)?;
+//! let reader = ExpressionReader::load(&store, &catalog.defaults.expression)?;
+//!
+//! let picture = Picture::filled(640, 480, [90, 120, 150]);
+//! for face in finder.find(&picture, &FaceOptions::default())? {
+//!     let probabilities = reader.read(&picture, face.bounds)?;
+//!     println!("{} {:?}", face.score, probabilities.best());
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod accuracy;
+mod backend;
+mod catalog;
+mod expression;
+mod face;
+mod model;
+mod store;
+mod tract;
+
+pub use accuracy::{Accuracy, AccuracyError, expression_accuracy};
+pub use backend::{Backend, BackendError, Description, Loaded, Port, Tensor, Values};
+pub use catalog::{
+    Activation, Anchors, Catalog, CatalogError, Channels, Colour, Convert, Defaults, Fit, Format, Input,
+    Layout, Member, ModelEntry, Output, PictureFile, PictureSet, Source, SourceKind, Task, ValueType,
+};
+pub use expression::ExpressionReader;
+pub use face::{FaceFinder, FaceOptions};
+pub use model::{Model, ModelError};
+pub use store::{ModelStore, digest};
+pub use tract::Tract;

@@ -1,0 +1,516 @@
+//! What `models/catalog.toml` says.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+use shunt_wire::events::Expression;
+
+/// The catalog that was there when this program was built.
+const BUILT_IN: &str = include_str!("../../../models/catalog.toml");
+
+/// The models and picture sets that are known.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Catalog {
+    /// Which model is taken where none is named.
+    pub defaults: Defaults,
+    /// The models by name.
+    pub models: BTreeMap<String, ModelEntry>,
+    /// Sets of pictures by name.
+    #[serde(default)]
+    pub pictures: BTreeMap<String, PictureSet>,
+}
+
+/// Which model is taken where none is named.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Defaults {
+    /// The face finder.
+    pub face: String,
+    /// The expression model.
+    pub expression: String,
+}
+
+/// Why a catalog cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CatalogError {
+    /// The file cannot be read.
+    #[error("cannot read the catalog {file}: {source}")]
+    Read {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The text is not a catalog.
+    #[error("the catalog {file} is not understood: {source}")]
+    Text {
+        /// The file.
+        file: PathBuf,
+        /// Where and why.
+        source: Box<toml::de::Error>,
+    },
+    /// An entry contradicts itself.
+    #[error("in the catalog, the model {model:?}: {problem}")]
+    Entry {
+        /// The model.
+        model: String,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+/// What a model is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Task {
+    /// Finds faces in a picture.
+    Face,
+    /// Tells the expression of a face.
+    Expression,
+    /// Tells what a picture shows.
+    Classify,
+}
+
+/// How a model's file is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// ONNX.
+    Onnx,
+    /// TensorFlow Lite.
+    Tflite,
+}
+
+/// A model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelEntry {
+    /// What it is, in a line.
+    pub title: String,
+    /// What it is for.
+    pub task: Task,
+    /// Its file, relative to a folder of models.
+    pub file: PathBuf,
+    /// How the file is written.
+    pub format: Format,
+    /// Bytes of the file.
+    pub bytes: u64,
+    /// The file's digest in hexadecimal; `None` where it is not known.
+    #[serde(default)]
+    pub sha256: Option<String>,
+    /// Its licence.
+    pub licence: String,
+    /// What else must be known.
+    #[serde(default)]
+    pub note: Option<String>,
+    /// The model card, relative to the catalog's folder.
+    #[serde(default)]
+    pub card: Option<PathBuf>,
+    /// Where the file comes from.
+    pub source: Source,
+    /// How a picture goes in.
+    pub input: Input,
+    /// How the answer comes out.
+    pub output: Output,
+}
+
+/// How to come by a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SourceKind {
+    /// Committed in the catalog's folder.
+    Repo,
+    /// In a wheel on `PyPI`: `package`, `version`, `members`.
+    Pypi,
+    /// In a package on npm: `package`, `version`, `members`.
+    Npm,
+    /// At an address: `url`.
+    Url,
+    /// By hand, as `note` says.
+    Manual,
+}
+
+/// Where a file comes from. For a committed file the package names what it was made from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Source {
+    /// How to come by it.
+    pub kind: SourceKind,
+    /// The registry of the package a committed file was made from.
+    #[serde(default)]
+    pub registry: Option<SourceKind>,
+    /// The package.
+    #[serde(default)]
+    pub package: Option<String>,
+    /// Its version.
+    #[serde(default)]
+    pub version: Option<String>,
+    /// The files in the package that are needed.
+    #[serde(default)]
+    pub members: Vec<Member>,
+    /// How the model's file is made from the members; without this the one member is the file.
+    #[serde(default)]
+    pub convert: Option<Convert>,
+    /// The address.
+    #[serde(default)]
+    pub url: Option<String>,
+    /// How to come by it by hand.
+    #[serde(default)]
+    pub note: Option<String>,
+}
+
+/// A file in a package.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Member {
+    /// Its path in the unpacked package.
+    pub path: String,
+    /// Its digest in hexadecimal.
+    pub sha256: String,
+}
+
+/// A Python script that makes a model's file: `python script MEMBER... OUTPUT`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Convert {
+    /// The script, relative to the catalog's folder.
+    pub script: PathBuf,
+    /// What it needs from `PyPI`, pinned.
+    pub requirements: Vec<String>,
+}
+
+/// How a picture goes into a model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Input {
+    /// The input's name.
+    pub name: String,
+    /// Batch (1), then height, width, channels or channels, height, width.
+    pub shape: [usize; 4],
+    /// Which of the two.
+    pub layout: Layout,
+    /// The colours.
+    pub colour: Colour,
+    /// How the picture is brought to the size.
+    pub fit: Fit,
+    /// The type of a value.
+    #[serde(default, rename = "type")]
+    pub value_type: ValueType,
+    /// A value from 0 to 255 becomes `value * scale + offset`.
+    #[serde(default = "one")]
+    pub scale: Channels,
+    /// See `scale`.
+    #[serde(default = "zero")]
+    pub offset: Channels,
+}
+
+fn one() -> Channels {
+    Channels::All(1.0)
+}
+
+fn zero() -> Channels {
+    Channels::All(0.0)
+}
+
+/// The order of the values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Layout {
+    /// Pixel by pixel.
+    Nhwc,
+    /// Channel by channel.
+    Nchw,
+}
+
+/// The colours a model wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Colour {
+    /// Red, green, blue.
+    Rgb,
+    /// One channel, BT.601.
+    Grey,
+}
+
+/// How a picture is brought to the input's size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fit {
+    /// Padded with black to a square around its middle.
+    Letterbox,
+    /// Made to the size, whatever its sides.
+    Stretch,
+}
+
+/// The type of a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ValueType {
+    /// 32 bits, floating point.
+    #[default]
+    F32,
+    /// A byte; scale and offset are not used.
+    U8,
+}
+
+/// A number for all channels, or one for each.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Channels {
+    /// The same for all.
+    All(f32),
+    /// For red, green and blue.
+    Each([f32; 3]),
+}
+
+// === impl Channels ===
+
+impl Channels {
+    /// The number of a channel.
+    pub fn of(self, channel: usize) -> f32 {
+        match self {
+            Self::All(value) => value,
+            Self::Each(values) => values.get(channel).copied().unwrap_or_default(),
+        }
+    }
+}
+
+/// What is done with the numbers of a model that tells classes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Activation {
+    /// They are logits: softmax makes probabilities of them.
+    Softmax,
+    /// They are probabilities.
+    None,
+}
+
+/// The anchors of a `BlazeFace`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Anchors {
+    /// 16x16 cells with two, 8x8 with six.
+    ShortRange,
+    /// 48x48 cells with one.
+    FullRange,
+}
+
+/// How the answer comes out of a model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "decode", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Output {
+    /// `BlazeFace`.
+    Blaze {
+        /// The outputs with boxes, in the anchors' order.
+        boxes: Vec<String>,
+        /// The outputs with scores, in the same order.
+        scores: Vec<String>,
+        /// The anchors.
+        anchors: Anchors,
+        /// Pixels a side of the input.
+        unit: f32,
+        /// Boxes that share more than this are one face.
+        overlap: f32,
+    },
+    /// Boxes as edges.
+    Edges {
+        /// The output with boxes.
+        boxes: String,
+        /// The output with probabilities.
+        scores: String,
+        /// Boxes that share more than this are one face.
+        overlap: f32,
+    },
+    /// Expressions of a face.
+    Expression {
+        /// The output.
+        values: String,
+        /// What is done with it.
+        activation: Activation,
+        /// What the numbers stand for.
+        labels: Vec<Expression>,
+        /// Side of the cut-out by that of the face's box.
+        margin: f32,
+    },
+    /// Classes of a picture.
+    Classes {
+        /// The output.
+        values: String,
+        /// What is done with it.
+        activation: Activation,
+        /// How many there are.
+        classes: usize,
+        /// The file with their names, a line each, relative to a folder of models.
+        labels: PathBuf,
+    },
+}
+
+/// A set of pictures from a package.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PictureSet {
+    /// What it is, in a line.
+    pub title: String,
+    /// Its licence.
+    pub licence: String,
+    /// The package.
+    pub source: Source,
+    /// The pictures.
+    pub files: Vec<PictureFile>,
+}
+
+/// A picture in a package.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PictureFile {
+    /// The name it gets.
+    pub file: String,
+    /// Its path in the unpacked package.
+    pub member: String,
+    /// Its digest in hexadecimal.
+    pub sha256: String,
+}
+
+// === impl Catalog ===
+
+impl Catalog {
+    /// The catalog that was there when this program was built.
+    ///
+    /// # Errors
+    ///
+    /// None in a program whose tests passed.
+    pub fn built_in() -> Result<Self, CatalogError> {
+        Self::parse(BUILT_IN, "built into the program".into())
+    }
+
+    /// Reads a catalog; `file` is named in errors.
+    pub fn parse(text: &str, file: PathBuf) -> Result<Self, CatalogError> {
+        let catalog: Self =
+            toml::from_str(text).map_err(|source| CatalogError::Text { file, source: Box::new(source) })?;
+        for (name, entry) in &catalog.models {
+            entry.check().map_err(|problem| CatalogError::Entry { model: name.clone(), problem })?;
+        }
+        for (name, task) in
+            [(&catalog.defaults.face, Task::Face), (&catalog.defaults.expression, Task::Expression)]
+        {
+            if catalog.models.get(name).is_none_or(|entry| entry.task != task) {
+                let problem = format!("it is a default, but no model for {task:?} of this name is there");
+                return Err(CatalogError::Entry { model: name.clone(), problem });
+            }
+        }
+        Ok(catalog)
+    }
+
+    /// The names of the models for a task.
+    pub fn names(&self, task: Task) -> impl Iterator<Item = &str> {
+        self.models.iter().filter(move |(_, entry)| entry.task == task).map(|(name, _)| name.as_str())
+    }
+}
+
+// === impl ModelEntry ===
+
+impl ModelEntry {
+    /// What contradicts itself.
+    fn check(&self) -> Result<(), String> {
+        let safe = |path: &PathBuf| {
+            path.components().all(|component| matches!(component, std::path::Component::Normal(_)))
+        };
+        if !safe(&self.file) {
+            return Err(format!("the file {} leads out of the folder of models", self.file.display()));
+        }
+        if let Some(digest) = &self.sha256
+            && !(digest.len() == 64 && digest.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')))
+        {
+            return Err(format!("{digest:?} is not a sha256: 64 lower-case hexadecimal digits"));
+        }
+        let Input { shape, layout, colour, .. } = &self.input;
+        let [batch, second, third, fourth] = *shape;
+        let channels = if *layout == Layout::Nhwc { fourth } else { second };
+        let expected = if *colour == Colour::Rgb { 3 } else { 1 };
+        if batch != 1 || channels != expected || third == 0 {
+            return Err(format!("the shape {shape:?} does not fit {layout:?} and {colour:?}"));
+        }
+        match (&self.output, self.task) {
+            (Output::Blaze { .. } | Output::Edges { .. }, Task::Face)
+            | (Output::Expression { .. }, Task::Expression)
+            | (Output::Classes { .. }, Task::Classify) => Ok(()),
+            (output, task) => Err(format!("{output:?} is no answer of a model for {task:?}")),
+        }
+    }
+}
+
+// === impl Input ===
+
+impl Input {
+    /// Width in pixels.
+    pub fn width(&self) -> u32 {
+        let [_, _, third, fourth] = self.shape;
+        (if self.layout == Layout::Nhwc { third } else { fourth }) as u32
+    }
+
+    /// Height in pixels.
+    pub fn height(&self) -> u32 {
+        let [_, second, third, _] = self.shape;
+        (if self.layout == Layout::Nhwc { second } else { third }) as u32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_built_in_catalog_is_sound_and_names_the_models_of_the_demo() {
+        let catalog = Catalog::built_in().unwrap();
+        assert_eq!(catalog.defaults.face, "blazeface-full-range");
+        assert_eq!(catalog.defaults.expression, "ferplus-small");
+        for name in ["blazeface-full-range", "blazeface-short-range", "ferplus-small"] {
+            assert_eq!(catalog.models[name].source.kind, SourceKind::Repo, "{name}");
+        }
+        assert_eq!(
+            catalog.names(Task::Expression).collect::<Vec<_>>(),
+            ["faceapi-expression", "ferplus-small", "ferplus-zoo", "minixception-human"]
+        );
+        assert_eq!(catalog.pictures["demo"].files.len(), 4);
+    }
+
+    #[test]
+    fn every_source_says_all_that_a_download_needs() {
+        let catalog = Catalog::built_in().unwrap();
+        for (name, entry) in &catalog.models {
+            let source = &entry.source;
+            let complete = match source.kind {
+                SourceKind::Repo => entry.sha256.is_some(),
+                SourceKind::Pypi | SourceKind::Npm => {
+                    source.package.is_some() && source.version.is_some() && !source.members.is_empty()
+                }
+                SourceKind::Url => source.url.as_ref().is_some_and(|url| url.starts_with("https://")),
+                SourceKind::Manual => source.note.is_some(),
+            };
+            assert!(complete, "{name}: {source:?}");
+            let pinned = source.convert.iter().flat_map(|convert| &convert.requirements);
+            for requirement in pinned {
+                assert!(requirement.contains("=="), "{name}: {requirement}");
+            }
+        }
+    }
+
+    fn check_refused(from: &str, to: &str, expected: &str) {
+        let text = BUILT_IN.replacen(from, to, 1);
+        assert_ne!(text, BUILT_IN, "{from:?} is not in the catalog");
+        let error = Catalog::parse(&text, "test.toml".into()).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+
+    #[test]
+    fn a_catalog_with_a_mistake_is_refused_with_the_place() {
+        check_refused("face/blazeface_full", "../../etc/blazeface_full", "leads out of the folder of models");
+        check_refused("5c97234ee", "xyz97234e", "is not a sha256");
+        check_refused("[1, 192, 192, 3]", "[1, 3, 192, 192]", "does not fit Nhwc and Rgb");
+        check_refused("task = \"face\"", "task = \"expression\"", "is no answer of a model for Expression");
+        check_refused("face = \"blazeface-full-range\"", "face = \"nothing\"", "no model for Face");
+        check_refused("bytes = 2052450", "bytess = 2052450", "unknown field `bytess`");
+    }
+}

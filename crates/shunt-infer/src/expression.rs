@@ -1,0 +1,125 @@
+//! A face to eight probabilities.
+
+use shunt_vision::{Picture, PixelFormat, Rect};
+use shunt_wire::events::{Expression, Probabilities};
+
+use crate::{Activation, Backend, Model, ModelError, ModelStore, Output, Task, Tensor, Tract};
+
+/// Tells the expression of a face with a model of the catalog, in FER+'s names and order. Expressions that the
+/// model does not know have probability 0.
+#[derive(Debug)]
+pub struct ExpressionReader {
+    model: Model,
+    output: usize,
+    activation: Activation,
+    labels: Vec<Expression>,
+    margin: f32,
+}
+
+// === impl ExpressionReader ===
+
+impl ExpressionReader {
+    /// Loads an expression model with tract and warms it up.
+    pub fn load(store: &ModelStore, name: &str) -> Result<Self, ModelError> {
+        Self::load_with(store, name, &Tract)
+    }
+
+    /// Loads an expression model with a back end and warms it up.
+    pub fn load_with(store: &ModelStore, name: &str, backend: &dyn Backend) -> Result<Self, ModelError> {
+        store.entry_for(name, Task::Expression)?;
+        let model = Model::load(store, name, backend)?;
+        let Output::Expression { values, activation, labels, margin } = model.entry().output.clone() else {
+            // The catalog was checked: a model for expressions answers with them.
+            return Err(ModelError::Output {
+                model: name.to_owned(),
+                output: "expression".to_owned(),
+                outputs: Vec::new(),
+            });
+        };
+        let output = model.output(&values)?;
+        model.warm_up()?;
+        Ok(Self { model, output, activation, labels, margin })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// The expression of the face in this box (pixels of the picture); a square around its middle is cut out.
+    pub fn read(&self, picture: &Picture, face: Rect) -> Result<Probabilities, ModelError> {
+        let side = face.width.max(face.height) * self.margin;
+        let square = Rect {
+            x: face.x + (face.width - side) / 2.0,
+            y: face.y + (face.height - side) / 2.0,
+            width: side,
+            height: side,
+        };
+        self.answer(self.model.part(picture, square))
+    }
+
+    /// The expression of a face that fills the picture.
+    pub fn read_whole(&self, picture: &Picture) -> Result<Probabilities, ModelError> {
+        self.answer(self.model.whole(picture).0)
+    }
+
+    /// The expression of a grey face of 64x64 pixels, as `POST /score` brings it.
+    pub fn score(&self, pixels: &[u8]) -> Result<Probabilities, ModelError> {
+        let picture =
+            Picture::new(64, 64, PixelFormat::Grey8, pixels.to_vec()).map_err(|_| ModelError::Shape {
+                model: self.model.name().to_owned(),
+                expected: vec![1, 1, 64, 64],
+                found: vec![pixels.len()],
+            })?;
+        self.read_whole(&picture)
+    }
+
+    fn answer(&self, input: Tensor) -> Result<Probabilities, ModelError> {
+        let mut outputs = self.model.run(input)?.into_iter();
+        let mut values = outputs.nth(self.output).map(Tensor::into_f32).unwrap_or_default();
+        if values.len() != self.labels.len() {
+            return Err(ModelError::Answer {
+                model: self.model.name().to_owned(),
+                expected: self.labels.len(),
+                found: values.len(),
+            });
+        }
+        if self.activation == Activation::Softmax {
+            softmax(&mut values);
+        }
+        let mut probabilities = [0.0; 8];
+        for (label, value) in self.labels.iter().zip(values) {
+            if let Some(place) = probabilities.get_mut(*label as usize) {
+                *place = value;
+            }
+        }
+        Ok(Probabilities::from_fer_plus(probabilities))
+    }
+}
+
+fn softmax(values: &mut [f32]) {
+    let largest = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let mut sum = 0.0;
+    for value in values.iter_mut() {
+        *value = (*value - largest).exp();
+        sum += *value;
+    }
+    for value in values.iter_mut() {
+        *value /= sum;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn softmax_makes_probabilities_of_any_logits() {
+        let mut values = [1.0, 2.0, 3.0];
+        softmax(&mut values);
+        assert!((values[2] - 0.665_24).abs() < 1e-4);
+        let mut large = [1e6, -1e6, 1e6];
+        softmax(&mut large);
+        assert!((large[0] - 0.5).abs() < 1e-6 && large[1].abs() < 1e-6);
+    }
+}

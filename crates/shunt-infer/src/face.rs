@@ -1,0 +1,125 @@
+//! A picture to faces.
+
+use shunt_vision::{
+    Picture, Rect,
+    faces::{
+        Detection, Suppression, blaze_faces, edge_faces, full_range_anchors, short_range_anchors, suppress,
+    },
+};
+
+use crate::{Anchors, Backend, Model, ModelError, ModelStore, Output, Task, Tensor, Tract};
+
+/// Finds faces with a model of the catalog.
+#[derive(Debug)]
+pub struct FaceFinder {
+    model: Model,
+    decoder: Decoder,
+}
+
+/// Which faces count.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct FaceOptions {
+    /// The least score, 0 to 1. Default 0.5.
+    pub min_score: f32,
+    /// The most faces of a picture; those with the best scores are kept. Default 16.
+    pub max_faces: usize,
+}
+
+/// What the catalog says of the outputs, made ready.
+#[derive(Debug)]
+enum Decoder {
+    Blaze { boxes: Vec<usize>, scores: Vec<usize>, anchors: Vec<[f32; 2]>, unit: f32, overlap: f32 },
+    Edges { boxes: usize, scores: usize, overlap: f32 },
+}
+
+// === impl FaceOptions ===
+
+impl Default for FaceOptions {
+    fn default() -> Self {
+        Self { min_score: 0.5, max_faces: 16 }
+    }
+}
+
+// === impl FaceFinder ===
+
+impl FaceFinder {
+    /// Loads a face finder with tract and warms it up.
+    pub fn load(store: &ModelStore, name: &str) -> Result<Self, ModelError> {
+        Self::load_with(store, name, &Tract)
+    }
+
+    /// Loads a face finder with a back end and warms it up.
+    pub fn load_with(store: &ModelStore, name: &str, backend: &dyn Backend) -> Result<Self, ModelError> {
+        store.entry_for(name, Task::Face)?;
+        let model = Model::load(store, name, backend)?;
+        let all =
+            |names: &[String]| names.iter().map(|name| model.output(name)).collect::<Result<Vec<_>, _>>();
+        let decoder = match &model.entry().output {
+            Output::Blaze { boxes, scores, anchors, unit, overlap } => Decoder::Blaze {
+                boxes: all(boxes)?,
+                scores: all(scores)?,
+                anchors: match anchors {
+                    Anchors::ShortRange => short_range_anchors(),
+                    Anchors::FullRange => full_range_anchors(),
+                },
+                unit: *unit,
+                overlap: *overlap,
+            },
+            Output::Edges { boxes, scores, overlap } => Decoder::Edges {
+                boxes: model.output(boxes)?,
+                scores: model.output(scores)?,
+                overlap: *overlap,
+            },
+            Output::Expression { .. } | Output::Classes { .. } => {
+                // The catalog was checked: a model for faces answers with boxes.
+                return Err(ModelError::Output {
+                    model: name.to_owned(),
+                    output: "boxes".to_owned(),
+                    outputs: Vec::new(),
+                });
+            }
+        };
+        model.warm_up()?;
+        Ok(Self { model, decoder })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// The faces in the picture, best score first; boxes in pixels of the picture.
+    pub fn find(&self, picture: &Picture, options: &FaceOptions) -> Result<Vec<Detection>, ModelError> {
+        let (input, shown) = self.model.whole(picture);
+        let outputs = self.model.run(input)?;
+        let mut faces = self.decode(outputs, options.min_score);
+        faces.truncate(options.max_faces);
+        for face in &mut faces {
+            let Rect { x, y, width, height } = face.bounds;
+            face.bounds = Rect {
+                x: shown.x + x * shown.width,
+                y: shown.y + y * shown.height,
+                width: width * shown.width,
+                height: height * shown.height,
+            };
+        }
+        Ok(faces)
+    }
+
+    fn decode(&self, outputs: Vec<Tensor>, min_score: f32) -> Vec<Detection> {
+        let outputs: Vec<Vec<f32>> = outputs.into_iter().map(Tensor::into_f32).collect();
+        let joined = |indexes: &[usize]| {
+            indexes.iter().filter_map(|index| outputs.get(*index)).flatten().copied().collect::<Vec<f32>>()
+        };
+        match &self.decoder {
+            Decoder::Blaze { boxes, scores, anchors, unit, overlap } => {
+                let found = blaze_faces(&joined(boxes), &joined(scores), anchors, *unit, min_score);
+                suppress(found, *overlap, Suppression::Weighted)
+            }
+            Decoder::Edges { boxes, scores, overlap } => {
+                let found = edge_faces(&joined(&[*boxes]), &joined(&[*scores]), min_score);
+                suppress(found, *overlap, Suppression::Best)
+            }
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Where the files are.
+
+use std::{
+    env, fs, io,
+    path::{Path, PathBuf},
+};
+
+use sha2::{Digest, Sha256};
+
+use crate::{Catalog, CatalogError, ModelEntry, ModelError, Task};
+
+/// The catalog's file in a folder of models.
+const CATALOG: &str = "catalog.toml";
+
+/// A catalog and the folders in which its files are looked for.
+#[derive(Debug, Clone)]
+pub struct ModelStore {
+    catalog: Catalog,
+    folders: Vec<PathBuf>,
+}
+
+// === impl ModelStore ===
+
+impl ModelStore {
+    /// The store of a module: this folder (`SHUNT_MODELS_DIR`), then the `models` folder of the repository that
+    /// the program is run from, if it is. The first of them that has a `catalog.toml` gives the catalog, else
+    /// it is the one built in.
+    ///
+    /// # Errors
+    ///
+    /// A catalog is there and is not understood.
+    pub fn open(models_dir: &Path) -> Result<Self, CatalogError> {
+        let mut folders = vec![models_dir.to_owned()];
+        folders.extend(repository_models().filter(|folder| folder != models_dir));
+        Self::with_folders(folders)
+    }
+
+    /// A store over exactly these folders.
+    ///
+    /// # Errors
+    ///
+    /// As [`ModelStore::open`].
+    pub fn with_folders(folders: Vec<PathBuf>) -> Result<Self, CatalogError> {
+        for folder in &folders {
+            let file = folder.join(CATALOG);
+            match fs::read_to_string(&file) {
+                Ok(text) => return Ok(Self { catalog: Catalog::parse(&text, file)?, folders }),
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
+                Err(source) => return Err(CatalogError::Read { file, source }),
+            }
+        }
+        Ok(Self { catalog: Catalog::built_in()?, folders })
+    }
+
+    /// The catalog.
+    pub fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    /// The folders, in the order in which they are searched.
+    pub fn folders(&self) -> &[PathBuf] {
+        &self.folders
+    }
+
+    /// What the catalog says of a model.
+    pub fn entry(&self, name: &str) -> Result<&ModelEntry, ModelError> {
+        self.catalog.models.get(name).ok_or_else(|| ModelError::Unknown {
+            model: name.to_owned(),
+            known: self.catalog.models.keys().cloned().collect(),
+        })
+    }
+
+    /// What the catalog says of a model for this task.
+    pub fn entry_for(&self, name: &str, task: Task) -> Result<&ModelEntry, ModelError> {
+        let entry = self.entry(name)?;
+        if entry.task == task {
+            return Ok(entry);
+        }
+        Err(ModelError::Task {
+            model: name.to_owned(),
+            task: entry.task,
+            wanted: task,
+            known: self.catalog.names(task).map(ToOwned::to_owned).collect(),
+        })
+    }
+
+    /// The file of a model, its digest checked.
+    ///
+    /// # Errors
+    ///
+    /// The model is unknown, its file is in none of the folders, or has another digest in all of them.
+    pub fn find(&self, name: &str) -> Result<PathBuf, ModelError> {
+        Ok(self.read(name)?.0)
+    }
+
+    /// The file of a model and its bytes, the digest checked.
+    ///
+    /// # Errors
+    ///
+    /// As [`ModelStore::find`].
+    pub fn read(&self, name: &str) -> Result<(PathBuf, Vec<u8>), ModelError> {
+        let entry = self.entry(name)?;
+        let mut wrong = None;
+        for folder in &self.folders {
+            let file = folder.join(&entry.file);
+            let bytes = match fs::read(&file) {
+                Ok(bytes) => bytes,
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
+                {
+                    continue;
+                }
+                Err(source) => return Err(ModelError::Read { model: name.to_owned(), file, source }),
+            };
+            let found = digest(&bytes);
+            match &entry.sha256 {
+                Some(expected) if *expected == found => return Ok((file, bytes)),
+                Some(expected) => {
+                    wrong.get_or_insert(ModelError::Digest {
+                        model: name.to_owned(),
+                        file,
+                        expected: expected.clone(),
+                        found,
+                    });
+                }
+                None => {
+                    let file_name = file.display();
+                    tracing::warn!(
+                        model = name,
+                        "The catalog knows no digest of {file_name}; it is used unchecked, its sha256 is {found}."
+                    );
+                    return Ok((file, bytes));
+                }
+            }
+        }
+        Err(wrong.unwrap_or_else(|| ModelError::Missing {
+            model: name.to_owned(),
+            file: entry.file.clone(),
+            folders: self.folders.clone(),
+        }))
+    }
+}
+
+/// The sha256 of these bytes in hexadecimal.
+pub fn digest(bytes: &[u8]) -> String {
+    const DIGITS: [char; 16] =
+        ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
+    let nibbles = Sha256::digest(bytes).into_iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    nibbles.filter_map(|nibble| DIGITS.get(usize::from(nibble))).collect()
+}
+
+/// The `models` folders with a catalog, above the working folder and above the program.
+fn repository_models() -> impl Iterator<Item = PathBuf> {
+    let starts = [env::current_dir().ok(), env::current_exe().ok()];
+    let found = starts.into_iter().flatten().filter_map(|start| {
+        let mut above = start.ancestors().map(|folder| folder.join("models"));
+        above.find(|folder| folder.join(CATALOG).is_file())
+    });
+    let mut folders: Vec<PathBuf> = found.collect();
+    folders.dedup();
+    folders.into_iter()
+}
