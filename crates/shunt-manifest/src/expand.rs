@@ -195,10 +195,13 @@ fn python_json(value: &Value) -> String {
     for c in value.to_string().chars() {
         if c.is_ascii() {
             ascii.push(c);
-        } else {
-            for unit in c.encode_utf16(&mut [0; 2]) {
-                ascii.push_str(&format!("\\u{unit:04x}"));
-            }
+            continue;
+        }
+        for unit in c.encode_utf16(&mut [0; 2]) {
+            ascii.push_str("\\u");
+            ascii.extend(
+                [12, 8, 4, 0].map(|bits| char::from_digit(u32::from(*unit >> bits & 0xf), 16).unwrap_or('0')),
+            );
         }
     }
     ascii
@@ -270,7 +273,7 @@ mod tests {
         let lengths: Vec<usize> = (0..8)
             .map_while(|index| settings.get(content::piece_name(index))?.as_str().map(str::len))
             .collect();
-        assert_eq!(lengths, [512, 512, 289]);
+        assert_eq!(lengths, [512, 512, 282]);
         assert_eq!(create_options(&settings)?, wanted);
         Ok(())
     }

@@ -6,6 +6,7 @@
 //! work there:
 //!
 //! - words are cut at the longest match, so `a-b` and `a!` are names: put blanks around operators;
+//! - `/*` begins a comment where `*/` follows anywhere, so `FROM /* WHERE a = '*/'` is broken;
 //! - `NOT` binds tighter than `=`: write `NOT (a = b)`;
 //! - properties are text: `temperature > 25` is refused, `as_number(temperature) > 25` is not;
 //! - `$body.path` of a message without JSON content type and encoding is undefined, of a missing path it is `null`, and
@@ -265,15 +266,16 @@ impl Source {
     /// Can it match anything at all? A `*` that is not at the end, or a first part that no message has, matches nothing.
     pub fn can_match(&self) -> bool {
         let parts: Vec<&str> = self.prefix.split('/').filter(|part| !part.is_empty()).collect();
-        match parts.as_slice() {
-            [] | ["twinchangenotifications" | "messages"] | ["messages", "modules"] => true,
-            ["messages", "modules", module] => !module.contains('*'),
-            ["messages", "modules", module, "outputs"] => !module.contains('*'),
-            ["messages", "modules", module, "outputs", output] => {
-                !module.contains('*') && !output.contains('*')
-            }
-            _ => false,
-        }
+        // What is left of a `*` stands in the middle.
+        !self.prefix.contains('*')
+            && matches!(
+                parts.as_slice(),
+                [] | ["twinchangenotifications" | "messages"]
+                    | ["messages", "modules"]
+                    | ["messages", "modules", _]
+                    | ["messages", "modules", _, "outputs"]
+                    | ["messages", "modules", _, "outputs", _]
+            )
     }
 
     /// Does a message come from here? A prefix match, without regard to case.
@@ -332,10 +334,10 @@ impl Route {
         Ok(Self { text: text.to_owned(), source, condition, sink })
     }
 
-    /// Parses a condition alone, the part after `WHERE`, and gives a route of everything into `$upstream` that has it.
+    /// Parses a condition alone, the part after `WHERE`, and gives a route of all messages into `$upstream` that has it.
     /// Useful where a filter is wanted in the language of routes.
     pub fn of_condition(condition: &str) -> Result<Self, RouteError> {
-        Self::parse(&format!("FROM /* WHERE {condition} INTO $upstream"))
+        Self::parse(&format!("FROM /messages WHERE {condition} INTO $upstream"))
     }
 
     /// Does the route take this message? A condition that is undefined does not.
@@ -406,7 +408,6 @@ fn parse_sink(parser: &mut Parser) -> Result<Sink, RouteError> {
     let position = token.position;
     match token.kind {
         TokenKind::System(name) if name.eq_ignore_ascii_case("$upstream") => Ok(Sink::Upstream),
-        TokenKind::System(found) => Err(RouteError::Sink { position, found }),
         TokenKind::Name(name) if name.eq_ignore_ascii_case("BrokeredEndpoint") => {
             parser.expect(&TokenKind::Open, "( after BrokeredEndpoint")?;
             let endpoint = parser.next();
@@ -425,7 +426,7 @@ fn parse_sink(parser: &mut Parser) -> Result<Sink, RouteError> {
                 _ => Err(RouteError::Sink { position: endpoint.position, found: format!("{address:?}") }),
             }
         }
-        TokenKind::Name(found) => Err(RouteError::Sink { position, found }),
+        TokenKind::Name(found) | TokenKind::System(found) => Err(RouteError::Sink { position, found }),
         kind => Err(Token { position, kind }.unexpected("a sink: $upstream, BrokeredEndpoint(\"...\")")),
     }
 }

@@ -73,7 +73,7 @@ pub(crate) fn check_sections(manifest: &Value, content: &str) -> Vec<Finding> {
         let allowed = format!("allowed: {}", known.join(", "));
         match version {
             // The schema of the whole manifest tells of a missing one.
-            None => continue,
+            None => {}
             Some(Value::String(version)) => match known.iter().position(|known| known == version) {
                 Some(index) => {
                     let instance = json!({ module: section });
@@ -143,13 +143,11 @@ fn explain(rule: &'static str, error: &ValidationError<'_>, prefix: &str, findin
             )
         }
         ValidationErrorKind::AdditionalProperties { unexpected } => {
-            let known: Vec<&str> = Vec::new();
             let message = format!(
                 "unknown name{} {}",
                 if unexpected.len() == 1 { "" } else { "s" },
                 unexpected.join(", ")
             );
-            let _ = known;
             Finding::error(
                 rule,
                 path,

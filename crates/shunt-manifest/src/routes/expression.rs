@@ -502,8 +502,9 @@ impl Parser {
                 inner
             }
             _ => {
-                return Err(token
-                    .unexpected("a value: a property, $system, $body.path, 'text', a number, a function, ("));
+                return Err(token.unexpected(
+                    "a value: a property, $system, $body.path, 'text', a number, a function, (",
+                ));
             }
         })
     }
