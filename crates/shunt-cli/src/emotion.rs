@@ -1,0 +1,8 @@
+//! To come.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Emotion {}
+impl Emotion {
+    pub(crate) async fn run(self) -> anyhow::Result<std::process::ExitCode> {
+        anyhow::bail!("not there yet")
+    }
+}

@@ -1,0 +1,224 @@
+//! `shunt up`: the whole chain on this machine.
+
+pub(crate) mod board;
+mod broker;
+mod deployment;
+pub(crate) mod ledger;
+pub(crate) mod lines;
+mod logs;
+pub(crate) mod metrics;
+pub(crate) mod ports;
+pub(crate) mod running;
+mod supervisor;
+mod view;
+
+use std::{
+    collections::BTreeMap,
+    io::IsTerminal,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::Context;
+use clap::Args;
+use shunt_wire::Mono;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use self::{board::State, deployment::Selection, ports::Ports, running::Options, running::Running};
+use crate::{chain, output};
+
+/// Start the bus, the stand-in for IoT Edge and IoT Hub, and the modules of the manifest; show what they do.
+#[derive(Debug, Args)]
+pub(crate) struct Up {
+    /// Start only these modules of the manifest.
+    #[arg(long, value_delimiter = ',', value_name = "MODULES")]
+    only: Vec<String>,
+    /// Start these modules too, though the manifest does not name them.
+    #[arg(long, value_delimiter = ',', value_name = "MODULES")]
+    with: Vec<String>,
+    /// Stop after this time: 20s, 500ms, 2m.
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    r#for: Option<Duration>,
+    /// Print one JSON object at the end, as the last line of standard output.
+    #[arg(long)]
+    json: bool,
+    /// Show the camera the pictures of this folder.
+    #[arg(long, value_name = "FOLDER", conflicts_with = "source")]
+    pictures: Option<PathBuf>,
+    /// Let the camera look at this: /dev/video0, rtsp://..., http://... (Motion JPEG), a video file.
+    #[arg(long, value_name = "ADDRESS", env = "SHUNT_CAMERA_SOURCE")]
+    source: Option<String>,
+    /// Listen on whatever ports are free, in a folder of its own: several chains can run side by side.
+    #[arg(long)]
+    fresh_ports: bool,
+    /// Where the chain keeps its files [default: .shunt/run in the repository].
+    #[arg(long, value_name = "DIR")]
+    folder: Option<PathBuf>,
+    /// The deployment manifest or its template [default: deployment.template.json in the repository].
+    #[arg(long, value_name = "FILE")]
+    manifest: Option<PathBuf>,
+}
+
+/// How long the terminal view's last look may take.
+const VIEW_LIMIT: Duration = Duration::from_secs(1);
+
+// === impl Up ===
+
+impl Up {
+    pub(crate) async fn run(self, started: Mono) -> anyhow::Result<ExitCode> {
+        let stop = stop_on_signals()?;
+        let options = self.options()?;
+        let folder = options.folder.clone();
+        let running = tokio::select! {
+            running = Running::start(options, started) => running?,
+            () = stop.cancelled() => return Ok(ExitCode::SUCCESS),
+        };
+        let board = running.board.clone();
+        let in_terminal = !self.json && std::io::stdout().is_terminal();
+        if !in_terminal {
+            board.say(format!("logs and data are in {}", folder.display()));
+        }
+        let viewing = CancellationToken::new();
+        let view = if in_terminal {
+            tokio::spawn(view::show(board.clone(), viewing.clone(), stop.clone()))
+        } else {
+            tokio::spawn(lines::show(board.clone(), viewing.clone(), self.json))
+        };
+        let time_is_up = async {
+            match self.r#for {
+                Some(time) => {
+                    let so_far = shunt_bus::clock::now().since(started);
+                    tokio::time::sleep(time.saturating_sub(so_far)).await;
+                }
+                None => std::future::pending().await,
+            }
+        };
+        let mut broken = false;
+        tokio::select! {
+            () = time_is_up => {}
+            () = stop.cancelled() => {}
+            () = running.broken.cancelled() => broken = true,
+        }
+        board.say("stopping: camera first, the relay when its queue is empty, the broker last");
+        running.stop().await;
+        viewing.cancel();
+        drop(tokio::time::timeout(VIEW_LIMIT, view).await);
+        let report = board.read(State::report);
+        if self.json {
+            output::line(&report)?;
+        } else {
+            output::line(board.read(lines::summary))?;
+        }
+        Ok(if broken { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    }
+
+    fn options(&self) -> anyhow::Result<Options> {
+        let manifest = match &self.manifest {
+            Some(file) => file.clone(),
+            None => {
+                chain::repository().map(|repository| repository.join("deployment.template.json")).context(
+                    "there is no deployment.template.json here or above: name a manifest with --manifest",
+                )?
+            }
+        };
+        let folder = match &self.folder {
+            Some(folder) => folder.clone(),
+            None if self.fresh_ports => std::env::temp_dir().join(format!("shunt-up-{}", std::process::id())),
+            None => chain::default_folder(),
+        };
+        Ok(Options {
+            selection: Selection {
+                only: self.only.iter().cloned().collect(),
+                with: self.with.iter().cloned().collect(),
+            },
+            manifest: crate::manifest::expand_file(&manifest)?,
+            source: Some(source(self.source.as_deref(), self.pictures.as_deref())?),
+            camera: BTreeMap::new(),
+            ports: if self.fresh_ports { Ports::Fresh } else { Ports::Usual },
+            folder,
+        })
+    }
+}
+
+/// What the camera looks at: what the user names, else the demo's pictures.
+pub(crate) fn source(address: Option<&str>, pictures: Option<&Path>) -> anyhow::Result<String> {
+    if let Some(address) = address {
+        // A file is named from here, the camera runs elsewhere.
+        let file = Path::new(address).canonicalize();
+        return Ok(file.map_or_else(|_| address.to_owned(), |file| file.display().to_string()));
+    }
+    let folder = match pictures {
+        Some(folder) => folder.to_path_buf(),
+        None => chain::repository().unwrap_or_default().join(".shunt/pictures"),
+    };
+    let has_files = std::fs::read_dir(&folder).is_ok_and(|mut entries| entries.next().is_some());
+    anyhow::ensure!(
+        has_files,
+        "there are no pictures in {}: run scripts/setup, or give --pictures or --source",
+        folder.display()
+    );
+    Ok(folder.canonicalize()?.display().to_string())
+}
+
+/// Cancelled at the first signal; the second ends us at once, and the kernel ends our children.
+pub(crate) fn stop_on_signals() -> anyhow::Result<CancellationToken> {
+    let stop = CancellationToken::new();
+    let told = stop.clone();
+    let (mut interrupt, mut terminate, mut hang_up) =
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?, signal(SignalKind::hangup())?);
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+                _ = hang_up.recv() => {}
+            }
+            if told.is_cancelled() {
+                view::restore();
+                output::complain("shunt: stopped at once; the modules drain by themselves");
+                std::process::exit(130);
+            }
+            told.cancel();
+        }
+    });
+    Ok(stop)
+}
+
+/// `20s`, `500ms`, `2m`, `1h`; a plain number is seconds.
+pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|unit: char| unit.is_ascii_alphabetic());
+    let number: f64 = digits.parse().map_err(|_| "a time is a number and ms, s, m or h: 20s".to_owned())?;
+    let unit = match text.get(digits.len()..).unwrap_or_default() {
+        "ms" => 0.001,
+        "" | "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        other => return Err(format!("{other:?} is no unit of time; there are ms, s, m and h")),
+    };
+    Duration::try_from_secs_f64(number * unit).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_units() {
+        for (text, seconds) in [("20s", 20.0), ("500ms", 0.5), ("2m", 120.0), ("1.5h", 5400.0), ("7", 7.0)] {
+            assert_eq!(parse_time(text).unwrap().as_secs_f64(), seconds, "{text}");
+        }
+        for text in ["", "s", "5 days", "5d", "-1s"] {
+            assert!(parse_time(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_empty_folder_of_pictures_is_told_of() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = source(None, Some(folder.path())).unwrap_err().to_string();
+        assert!(error.starts_with("there are no pictures in"), "{error}");
+        assert_eq!(source(Some("rtsp://cam/1"), None).unwrap(), "rtsp://cam/1");
+    }
+}
