@@ -43,7 +43,7 @@ const REQUEST_QUEUE: usize = 16;
 /// Method calls that wait to be taken; further ones are answered 503.
 const METHOD_QUEUE: usize = 16;
 /// The whole of a report or GET, waiting for a connection and repetitions included.
-const TWIN_LIMIT: Duration = Duration::from_secs(60);
+const TWIN_LIMIT: Duration = Duration::from_mins(1);
 /// Repetitions after 429 (throttled) and 5xx (the hub's own trouble), and the pause before them: from, to.
 const THROTTLED_TRIES: u32 = 6;
 const FAILED_TRIES: u32 = 3;
@@ -56,6 +56,8 @@ const CONNACK_LIMIT: Duration = Duration::from_secs(45);
 const RECONNECT_PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
 /// A connection that lived so long was a good one: the next attempt follows soon.
 const STABLE: Duration = Duration::from_secs(10);
+/// After so many short connections in a row somebody should look: the hub takes one client for an identity.
+const THROWN_OUT_HINT: u32 = 4;
 
 /// Is the hub there?
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -382,6 +384,7 @@ async fn keep_connected(link: &mut Link, options: &HubOptions) {
     let mut arrival = Arrival::First;
     let mut prepared = None;
     let mut failures = 0;
+    let mut thrown_out = 0;
     let mut last_reason = String::new();
     loop {
         let connected = tokio::select! {
@@ -403,6 +406,12 @@ async fn keep_connected(link: &mut Link, options: &HubOptions) {
         };
         if began.elapsed() >= STABLE {
             failures = 0;
+        }
+        thrown_out = if matches!(fault, Fault::ClosedByHub) && failures > 0 { thrown_out + 1 } else { 0 };
+        if thrown_out == THROWN_OUT_HINT {
+            tracing::warn!(
+                "The hub closes connection after connection; is another client running with our identity?"
+            );
         }
         let reason = fault.reason();
         if reason == last_reason && failures > 0 {
@@ -429,12 +438,11 @@ async fn connect(
     signer: &Signer,
     prepared: Option<(Token, Arc<ClientConfig>)>,
 ) -> Result<(Wire<TlsStream<TcpStream>>, Token, Arc<ClientConfig>), Fault> {
-    let (token, tls) = match prepared {
-        Some(prepared) => prepared,
-        None => {
-            let tls = tls::config(&options.trust).await?;
-            (signer.token().await?, tls)
-        }
+    let (token, tls) = if let Some(prepared) = prepared {
+        prepared
+    } else {
+        let tls = tls::config(&options.trust).await?;
+        (signer.token().await?, tls)
     };
     let (host, port) = (options.gateway.host.as_str(), options.gateway.port);
     let address = format!("{host}:{port}");

@@ -54,7 +54,7 @@ impl MethodReply {
         match timeout(HAND_OVER_LIMIT, answers.send(answer)).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => {
-                tracing::debug!("The connection that a method call came on is gone, and its answer with it.")
+                tracing::debug!("The connection that a method call came on is gone, and its answer with it.");
             }
             Err(_) => tracing::warn!("The answer to a method call could not be sent in time."),
         }

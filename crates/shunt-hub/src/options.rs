@@ -15,7 +15,7 @@ const MQTT_PORT: u16 = 8883;
 /// Port of the HTTPS calls of edgeHub.
 const HTTPS_PORT: u16 = 443;
 /// How long a token is valid.
-const TOKEN_LIFETIME: Duration = Duration::from_secs(3600);
+const TOKEN_LIFETIME: Duration = Duration::from_hours(1);
 /// Within this time of silence a ping is sent (at half of it); the hub closes after one and a half of it.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
@@ -192,7 +192,7 @@ impl HubOptions {
     /// The MQTT keep-alive time, 30 s by default; 2 s to 10 minutes. A ping is sent after half of it.
     #[must_use]
     pub fn with_keep_alive(mut self, keep_alive: Duration) -> Self {
-        self.keep_alive = keep_alive.clamp(Duration::from_secs(2), Duration::from_secs(600));
+        self.keep_alive = keep_alive.clamp(Duration::from_secs(2), Duration::from_mins(10));
         self
     }
 
@@ -355,7 +355,7 @@ impl fmt::Debug for HubOptions {
 // === impl Address ===
 
 impl Address {
-    /// `host`, `host:port`, `[v6]`, `[v6]:port`.
+    /// `host`, `host:port`, `[v6]`, `[v6]:port`. Nothing at all passes: it is reported as missing elsewhere.
     fn parse(text: &str) -> Result<Self, String> {
         let text = text.trim();
         let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
@@ -371,7 +371,10 @@ impl Address {
             Some(port) => port.parse().ok().filter(|port| *port != 0).ok_or(()),
         };
         match port {
-            Ok(port) if !host.contains(|c: char| c == '/' || c.is_whitespace()) => {
+            Ok(port)
+                if (!host.is_empty() || text.is_empty())
+                    && !host.contains(|c: char| c == '/' || c.is_whitespace()) =>
+            {
                 Ok(Self { host: host.to_owned(), port })
             }
             _ => Err(format!("is {text:?}; a host name is allowed, or host:port")),
@@ -444,7 +447,7 @@ mod tests {
         assert_eq!(options.gateway, Address { host: "localhost".into(), port: 18883 });
         assert_eq!(Address::parse("[::1]:99"), Ok(Address { host: "::1".into(), port: 99 }));
         assert_eq!(Address::parse("[::1]"), Ok(Address { host: "::1".into(), port: 8883 }));
-        for bad in ["localhost:", "localhost:x", "localhost:0", "localhost:70000", "a b", "x/y"] {
+        for bad in [":8883", "localhost:", "localhost:x", "localhost:0", "localhost:70000", "a b", "x/y"] {
             assert!(Address::parse(bad).unwrap_err().contains("host:port"), "{bad}");
         }
     }

@@ -43,14 +43,12 @@ const MAX_ANSWERS: usize = 32;
 pub(crate) const MAX_INPUTS: usize = 64;
 /// SUBACK; edgeHub answers at once.
 const SUBSCRIBE_LIMIT: Duration = Duration::from_secs(20);
-/// An answer to a ping.
-const PING_LIMIT: Duration = Duration::from_secs(15);
 /// PUBACK on a living connection. edgeHub repeats nothing, so without one only a new connection helps.
-const PUBACK_LIMIT: Duration = Duration::from_secs(120);
+const PUBACK_LIMIT: Duration = Duration::from_mins(2);
 /// The answer to a GET of the twin.
 const FETCH_LIMIT: Duration = Duration::from_secs(15);
 /// Between two GETs after an error or an answer without a version: from, to.
-const FETCH_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+const FETCH_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
 /// Before a planned new connection open acknowledgements are awaited, so that nothing is sent twice.
 const RENEWAL_LIMIT: Duration = Duration::from_secs(5);
 
@@ -277,10 +275,15 @@ impl<'a, S: AsyncRead + AsyncWrite> Session<'a, S> {
 
     // --- Time ---
 
+    /// For an answer to a ping. With the time of silence before the ping it makes one keep-alive time.
+    fn ping_limit(&self) -> Duration {
+        self.link.keep_alive / 2
+    }
+
     /// When something is due next.
     fn next_wake(&self) -> Instant {
         let ping = match self.ping_sent {
-            Some(sent) => sent + PING_LIMIT,
+            Some(sent) => sent + self.ping_limit(),
             None => self.wire.last_sent.min(self.wire.last_received) + self.link.keep_alive / 2,
         };
         let fetch = match self.fetch {
@@ -305,13 +308,14 @@ impl<'a, S: AsyncRead + AsyncWrite> Session<'a, S> {
         }
         match self.ping_sent {
             Some(sent) if self.wire.last_received > sent => self.ping_sent = None,
-            Some(sent) if now >= sent + PING_LIMIT => return Err(Fault::Late("an answer to our ping")),
-            Some(_) => {}
+            Some(sent) if now >= sent + self.ping_limit() => {
+                return Err(Fault::Late("an answer to our ping"));
+            }
             None if now >= self.wire.last_sent.min(self.wire.last_received) + self.link.keep_alive / 2 => {
                 self.wire.queue(&Packet::PingReq)?;
                 self.ping_sent = Some(now);
             }
-            None => {}
+            Some(_) | None => {}
         }
         if self.ready && self.link.in_flight.front().is_some_and(|message| now >= message.sent + PUBACK_LIMIT)
         {
@@ -340,7 +344,7 @@ impl<'a, S: AsyncRead + AsyncWrite> Session<'a, S> {
             Ok(token) => self.renewing = Some((token, now + RENEWAL_LIMIT)),
             Err(error) => {
                 let left = self.token_ends.saturating_duration_since(now);
-                self.renew_at = now + (left / 10).clamp(Duration::from_secs(1), Duration::from_secs(60));
+                self.renew_at = now + (left / 10).clamp(Duration::from_secs(1), Duration::from_mins(1));
                 tracing::warn!(
                     error = chain(&error),
                     ?left,
@@ -403,7 +407,7 @@ impl<'a, S: AsyncRead + AsyncWrite> Session<'a, S> {
         self.wire.queue(&Packet::Publish(publish))
     }
 
-    /// At QoS 0: its answer is its acknowledgement.
+    /// At `QoS` 0: its answer is its acknowledgement.
     fn publish(&mut self, topic: String, body: Bytes) -> Result<(), Fault> {
         self.wire.queue(&Packet::Publish(Publish::from_bytes(topic, QoS::AtMostOnce, body)))
     }
@@ -462,17 +466,13 @@ impl<'a, S: AsyncRead + AsyncWrite> Session<'a, S> {
 
     fn acknowledged(&mut self, packet_id: u16) {
         let position = self.link.in_flight.iter().position(|message| message.packet_id == packet_id);
-        match position.and_then(|position| self.link.in_flight.remove(position)) {
-            Some(message) => {
-                self.link.core.acknowledged.fetch_add(1, Ordering::Relaxed);
-                if message.message.done.send(()).is_err() {
-                    tracing::debug!(
-                        packet_id,
-                        "Nobody waits any more for a message that the hub acknowledged."
-                    );
-                }
-            }
-            None => tracing::debug!(packet_id, "The hub acknowledged a message that is not open."),
+        let Some(message) = position.and_then(|position| self.link.in_flight.remove(position)) else {
+            tracing::debug!(packet_id, "The hub acknowledged a message that is not open.");
+            return;
+        };
+        self.link.core.acknowledged.fetch_add(1, Ordering::Relaxed);
+        if message.message.done.send(()).is_err() {
+            tracing::debug!(packet_id, "Nobody waits any more for a message that the hub acknowledged.");
         }
     }
 
@@ -526,7 +526,10 @@ impl<'a, S: AsyncRead + AsyncWrite> Session<'a, S> {
             }
         }
         match incoming {
-            Incoming::TwinAnswer { status, rid } => self.twin_answer(status, &rid, publish.payload),
+            Incoming::TwinAnswer { status, rid } => {
+                self.twin_answer(status, &rid, publish.payload);
+                Ok(())
+            }
             Incoming::DesiredPatch { version } => self.desired_patch(version, &publish.payload),
             Incoming::Method { name, rid } => self.method(name, rid, &publish.payload),
             Incoming::Input { input, bag } => {
@@ -544,12 +547,12 @@ impl<'a, S: AsyncRead + AsyncWrite> Session<'a, S> {
         }
     }
 
-    fn twin_answer(&mut self, status: u16, rid: &str, body: Bytes) -> Result<(), Fault> {
+    fn twin_answer(&mut self, status: u16, rid: &str, body: Bytes) {
         if !matches!(&self.fetch, Fetch::Waiting { rid: waiting, .. } if waiting == rid) {
             if let Some(reply) = self.pending.remove(rid) {
                 drop(reply.send(TwinAnswer { status, body }));
             }
-            return Ok(());
+            return;
         }
         self.fetch = Fetch::Idle;
         let desired = match (status, parse_twin(&body)) {
@@ -560,7 +563,7 @@ impl<'a, S: AsyncRead + AsyncWrite> Session<'a, S> {
                 tracing::warn!(status, error, "The hub gave no twin when asked for it; it is asked again.");
                 self.link.twin.interrupted();
                 self.fetch_later();
-                return Ok(());
+                return;
             }
         };
         let known = desired.is_some();
@@ -576,7 +579,6 @@ impl<'a, S: AsyncRead + AsyncWrite> Session<'a, S> {
         } else {
             self.fetches_failed = 0;
         }
-        Ok(())
     }
 
     fn desired_patch(&mut self, version: Option<u64>, body: &[u8]) -> Result<(), Fault> {
@@ -642,10 +644,9 @@ impl<'a, S: AsyncRead + AsyncWrite> Session<'a, S> {
 
     fn input(&mut self, message: InputMessage) -> Result<(), Fault> {
         match self.link.core.offer_input(message) {
-            Ok(()) => Ok(()),
             Err(TrySendError::Full(_)) => Err(Fault::InputsFull(MAX_INPUTS)),
-            // Dropped with its acknowledgement: the next connection does not subscribe any more.
-            Err(TrySendError::Closed(_)) => Ok(()),
+            // Closed: dropped with its acknowledgement; the next connection does not subscribe any more.
+            Ok(()) | Err(TrySendError::Closed(_)) => Ok(()),
         }
     }
 }

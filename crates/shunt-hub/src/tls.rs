@@ -24,6 +24,8 @@ pub(crate) enum CertificatesError {
     Pem(String),
     #[error("there is no certificate in it")]
     Empty,
+    #[error("this machine has none; name the hub's authority")]
+    NoStore,
     #[error("none of the {0} certificates can be used as an authority")]
     Unusable(usize),
 }
@@ -39,7 +41,11 @@ pub(crate) async fn config(trust: &Trust) -> Result<Arc<ClientConfig>, Fault> {
         Trust::System => {
             // Reads many files.
             let found = tokio::task::spawn_blocking(rustls_native_certs::load_native_certs).await;
-            found.map(|found| found.certs).unwrap_or_default()
+            found
+                .ok()
+                .map(|found| found.certs)
+                .filter(|certificates| !certificates.is_empty())
+                .ok_or(Fault::Certificates(CertificatesError::NoStore))?
         }
     };
     client_config(certificates)

@@ -38,7 +38,8 @@ impl Signer {
     pub(crate) async fn token(&self) -> Result<Token, WorkloadError> {
         let now = Instant::now();
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let expiry = (unix + self.lifetime).as_secs();
+        // Rounded up, so that it does not end before we think it does.
+        let expiry = (unix + self.lifetime).as_secs() + 1;
         let text = self.sign(expiry).await?;
         let part = 0.80 - 0.05 * rand::random::<f64>();
         Ok(Token { text, renew_at: now + self.lifetime.mul_f64(part), ends_at: now + self.lifetime })
@@ -79,7 +80,7 @@ mod tests {
             module: Some("$edgeHub".into()),
         };
         let key = Key::Shared(STANDARD.decode("c2hhcmVkLWtleQ==").unwrap().into());
-        let signer = Signer::new(identity.resource(), key, Duration::from_secs(3600));
+        let signer = Signer::new(identity.resource(), key, Duration::from_hours(1));
         // Computed with Python: base64(hmac(b"shared-key", (sr + "\n1700000000").encode(), sha256)), quoted.
         assert_eq!(
             signer.sign(1_700_000_000).await.unwrap(),

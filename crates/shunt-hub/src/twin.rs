@@ -222,6 +222,7 @@ mod tests {
         }
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "an answer and what is held may be none")]
     fn desired(version: u64, properties: Value) -> Option<Desired> {
         Some(Desired { version, properties: object(properties) })
     }

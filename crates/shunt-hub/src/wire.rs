@@ -1,6 +1,6 @@
 //! One MQTT connection, packet by packet.
 
-use std::{future::Future, time::Duration};
+use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use rumqttc::mqttbytes::{
@@ -82,7 +82,7 @@ impl<S: AsyncRead + AsyncWrite> Wire<S> {
             match Packet::read(&mut self.incoming, MAX_INCOMING) {
                 Ok(packet) => return Ok(packet),
                 Err(Error::InsufficientBytes(missing)) => {
-                    self.incoming.reserve(missing.clamp(READ_SIZE, MAX_INCOMING))
+                    self.incoming.reserve(missing.clamp(READ_SIZE, MAX_INCOMING));
                 }
                 Err(error) => return Err(Fault::Protocol(error)),
             }
@@ -119,25 +119,24 @@ impl<S: AsyncRead + AsyncWrite> Wire<S> {
 }
 
 /// Cancel-safe: what is written is taken out of the buffer at once, and a flush that was not finished is made again.
-fn write<'a, W: AsyncWrite + Unpin>(
-    writer: &'a mut W,
-    outgoing: &'a mut BytesMut,
-    unflushed: &'a mut bool,
-) -> impl Future<Output = std::io::Result<()>> + 'a {
-    async move {
-        while outgoing.has_remaining() {
-            *unflushed = true;
-            writer.write_buf(outgoing).await?;
-        }
-        writer.flush().await?;
-        *unflushed = false;
-        Ok(())
+async fn write<W: AsyncWrite + Unpin>(
+    writer: &mut W,
+    outgoing: &mut BytesMut,
+    unflushed: &mut bool,
+) -> std::io::Result<()> {
+    while outgoing.has_remaining() {
+        *unflushed = true;
+        writer.write_buf(outgoing).await?;
     }
+    writer.flush().await?;
+    *unflushed = false;
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use proptest::prelude::*;
     use rumqttc::mqttbytes::{QoS, v4::Publish};
 
     use super::*;
@@ -189,5 +188,26 @@ mod tests {
         theirs.write_all(&[0x30, 0xff, 0xff, 0xff, 0x7f]).await.unwrap();
         let fault = ours.next().await.unwrap_err();
         assert!(matches!(fault, Fault::Protocol(Error::PayloadSizeLimitExceeded(_))), "{fault:?}");
+    }
+
+    proptest! {
+        /// The codec is not ours; what the hub sends must not end the process.
+        #[test]
+        fn no_bytes_from_outside_break_the_reader(bytes in prop::collection::vec(any::<u8>(), 0..200), kind in 0_u8..16) {
+            let read = |bytes: &[u8]| {
+                let mut bytes = BytesMut::from(bytes);
+                while Packet::read(&mut bytes, MAX_INCOMING).is_ok() {}
+            };
+            read(&bytes);
+            // The same as the body of a packet with the right length.
+            let mut packet = vec![kind << 4 | bytes.first().unwrap_or(&0) & 15];
+            if bytes.len() < 128 {
+                packet.push(bytes.len() as u8);
+            } else {
+                packet.extend([(bytes.len() % 128) as u8 | 128, (bytes.len() / 128) as u8]);
+            }
+            packet.extend(&bytes);
+            read(&packet);
+        }
     }
 }

@@ -25,7 +25,7 @@ const TRIES: u32 = 5;
 /// Certificates and keys; nothing of the workload API is larger.
 const MAX_ANSWER: usize = 1 << 20;
 /// What we ask for; the current daemon decides by itself.
-const CERTIFICATE_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
+const CERTIFICATE_LIFETIME: Duration = Duration::from_hours(720);
 
 /// The workload API, for one module. Clones are cheap.
 #[derive(Clone, Debug)]
