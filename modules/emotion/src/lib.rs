@@ -1,1 +1,217 @@
-//! skeleton
+//! Emotions: finds the faces in frames and recognises their expression.
+//!
+//! It takes `frame` events from the bus (fast, the newest of each source wins), reads the pixels from shared memory
+//! or from the JPEG in the event, and publishes for each face one `face` event (fast) and one `emotion` event
+//! (assured) with the box, the score, the eight probabilities in FER+'s names and order, and a track number that
+//! stays the same as long as the face is in view.
+//!
+//! Over HTTP it answers `POST /score` as gbaeke/emotion does, `POST /faces` (a picture file), and `GET /models`.
+//!
+//! It promises:
+//!
+//! - Decoding and inference happen on a thread of their own (law 6). While it works, older frames give way to newer
+//!   ones and are counted (law 4).
+//! - An event that cannot be used is counted, logged and told on `shunt/dead-letter/emotion`; the module goes on.
+//! - A model that cannot be loaded is refused by twin with the reason, and the one in use serves on. Without any the
+//!   module lives, is not ready, and says which file it misses.
+//! - Track numbers are not given twice for a source, also not after a restart.
+//!
+//! It deliberately does not know who a face belongs to, and keeps no picture.
+//!
+//! ```
+//! use emotion::EmotionSettings;
+//! use shunt_module::Settings;
+//!
+//! assert_eq!(EmotionSettings::MODULE, "emotion");
+//! assert_eq!(EmotionSettings::default().face_model, "blazeface-full-range");
+//! ```
+
+mod api;
+mod intake;
+mod judge;
+mod mailbox;
+mod models;
+mod outlet;
+mod settings;
+mod tally;
+mod tracks;
+
+use std::{path::PathBuf, sync::Arc, thread};
+
+use anyhow::Context as _;
+use shunt_frames::FrameReader;
+use shunt_module::{Context, Health, Problems, Proposal};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+pub use crate::settings::EmotionSettings;
+use crate::{
+    intake::Intake,
+    judge::Judge,
+    mailbox::Mailbox,
+    models::{InUse, Models},
+    outlet::{DeadLetters, Outlet},
+    tally::Tally,
+    tracks::Tracks,
+};
+
+/// Frames judged that wait for the bus. When it is full, the judge waits, and frames give way to newer ones.
+const VERDICTS: usize = 8;
+
+/// Runs the module until shutdown.
+pub async fn run(mut context: Context<EmotionSettings>) -> anyhow::Result<()> {
+    let tally = Tally::new()?;
+    tally.register(&context.metrics)?;
+    let in_use = InUse::default();
+    context.serve(api::routes(in_use.clone(), context.common.models_dir.clone()));
+
+    let mailbox = Arc::new(Mailbox::new(tally.clone()));
+    let (verdicts, judged) = mpsc::channel(VERDICTS);
+    let letters = || DeadLetters::new(context.bus.clone(), context.events.clone(), context.name.clone());
+    let outlet = Outlet { bus: context.bus.clone(), letters: letters(), tally: tally.clone() };
+    let outlet = context.tasks.spawn(outlet.run(judged));
+    let intake = Intake {
+        bus: context.bus.clone(),
+        mailbox: Arc::clone(&mailbox),
+        letters: letters(),
+        tally: tally.clone(),
+    };
+    let intake = context.tasks.spawn(intake.run(context.shutdown.clone()));
+
+    let loader = Loader {
+        models_dir: context.common.models_dir.clone(),
+        in_use: in_use.clone(),
+        health: context.health.clone(),
+        shutdown: context.shutdown.clone(),
+    };
+    context.health.set("models", Err("the models are being loaded".to_owned()));
+    let judge = {
+        let (mailbox, events, tally) = (Arc::clone(&mailbox), context.events.clone(), tally.clone());
+        let folder = context.common.data_dir.join(context.name.as_str());
+        let frames = context.common.frames_dir.as_deref().map(FrameReader::new);
+        let (ended, judge_ended) = oneshot::channel::<()>();
+        thread::Builder::new()
+            .name("judge".to_owned())
+            .spawn(move || {
+                let tracks = Tracks::open(&folder);
+                Judge { mailbox, in_use, events, tally, tracks, frames, verdicts }.run();
+                drop(ended);
+            })
+            .context("the judge's thread cannot be started")?;
+        judge_ended
+    };
+    if let Err(problems) = loader.load(context.settings.current()).await {
+        tracing::error!("The models cannot be used; waiting for other settings: {problems}.");
+    }
+
+    loop {
+        tokio::select! {
+            () = context.shutdown.cancelled() => break,
+            change = context.settings.change() => loader.change(change).await,
+        }
+    }
+    intake.await??;
+    mailbox.close();
+    // The judge finishes the frame it has, then its verdicts are published as far as time and the broker allow.
+    let rest = async {
+        // The sender is dropped at the thread's end; that is the message.
+        judge.await.ok();
+        outlet.await
+    };
+    match timeout(context.common.drain_limit / 2, rest).await {
+        Ok(result) => result?,
+        Err(_) => {
+            tracing::error!("The last emotion events were not published: the broker did not take them.");
+        }
+    }
+    Ok(())
+}
+
+/// Loads models on a thread for heavy work and puts them in use.
+#[derive(Debug)]
+struct Loader {
+    models_dir: PathBuf,
+    in_use: InUse,
+    health: Health,
+    shutdown: CancellationToken,
+}
+
+// === impl Loader ===
+
+impl Loader {
+    /// Puts the models of these settings in use, or says why it cannot. Returns at once on shutdown.
+    async fn load(&self, settings: Arc<EmotionSettings>) -> Result<(), Problems> {
+        let before = self.in_use.get().map(|(models, _)| models);
+        let (models_dir, options) = (self.models_dir.clone(), settings.face_options());
+        let had_models = before.is_some();
+        let loading = tokio::task::spawn_blocking(move || {
+            Models::load(&models_dir, &settings, before.as_deref()).map(Arc::new)
+        });
+        let loaded = tokio::select! {
+            loaded = loading => loaded,
+            () = self.shutdown.cancelled() => return Ok(()),
+        };
+        let loaded = loaded.unwrap_or_else(|error| {
+            let mut problems = Problems::default();
+            problems.note("face_model", format!("loading ended early: {error}"));
+            Err(problems)
+        });
+        match loaded {
+            Ok(models) => {
+                self.in_use.set(models, options);
+                self.health.set("models", Ok(()));
+                Ok(())
+            }
+            Err(problems) => {
+                if !had_models {
+                    self.health.set("models", Err(problems.to_string()));
+                }
+                Err(problems)
+            }
+        }
+    }
+
+    async fn change(&self, change: Proposal<EmotionSettings>) {
+        match self.load(Arc::clone(&change.settings)).await {
+            Ok(()) => change.accept(),
+            Err(problems) => {
+                tracing::warn!("New settings are refused, the models in use serve on: {problems}.");
+                change.refuse(problems);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use shunt_module::docs;
+
+    use super::*;
+
+    #[test]
+    fn the_metrics_have_names_of_our_form() {
+        for family in Tally::new().unwrap().collectors().iter().flat_map(|collector| collector.collect()) {
+            assert!(family.name().starts_with("shunt_emotion_"), "{}", family.name());
+        }
+    }
+
+    #[test]
+    fn the_reference_tables_are_what_the_code_says() {
+        let docs_folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
+        docs::check_section(
+            &docs_folder.join("settings.md"),
+            "emotion",
+            &docs::settings_table::<EmotionSettings>(),
+        )
+        .unwrap();
+        let collectors = Tally::new().unwrap().collectors();
+        let collectors: Vec<_> = collectors.iter().map(AsRef::as_ref).collect();
+        docs::check_section(&docs_folder.join("metrics.md"), "emotion", &docs::metrics_table(&collectors))
+            .unwrap();
+    }
+}

@@ -1,0 +1,5 @@
+//! The emotion module as a program: see the library.
+
+fn main() -> std::process::ExitCode {
+    shunt_module::main(emotion::run)
+}

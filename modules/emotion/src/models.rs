@@ -1,0 +1,123 @@
+//! The models in use, and how they are exchanged.
+
+use std::{path::Path, sync::Arc, time::Instant};
+
+use parking_lot::RwLock;
+use serde::Serialize;
+use shunt_infer::{ExpressionReader, FaceFinder, FaceOptions, ModelError, ModelStore};
+use shunt_module::Problems;
+use shunt_vision::{Picture, Rect};
+use shunt_wire::events::Probabilities;
+
+use crate::EmotionSettings;
+
+/// A face finder and an expression model, loaded.
+#[derive(Debug)]
+pub(crate) struct Models {
+    pub(crate) finder: Arc<FaceFinder>,
+    pub(crate) reader: Arc<ExpressionReader>,
+}
+
+/// The models in use and which faces count; shared by the judge's thread and the HTTP interface. Whoever works with
+/// a pair goes on with it while another takes its place.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct InUse(Arc<RwLock<Option<Pair>>>);
+
+#[derive(Debug, Clone)]
+struct Pair {
+    models: Arc<Models>,
+    options: FaceOptions,
+}
+
+/// A face and its expression.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct FoundFace {
+    pub(crate) bounds: Rect,
+    pub(crate) score: f32,
+    pub(crate) probabilities: Probabilities,
+}
+
+/// All faces of a picture.
+#[derive(Debug, Clone)]
+pub(crate) struct Judgement {
+    pub(crate) faces: Vec<FoundFace>,
+    /// Milliseconds that the models took.
+    pub(crate) inference_ms: f64,
+}
+
+// === impl Models ===
+
+impl Models {
+    /// Loads the models that the settings name; of those in use it takes what is the same. Heavy.
+    ///
+    /// Each model that cannot be used is a problem of its field.
+    pub(crate) fn load(
+        folder: &Path,
+        settings: &EmotionSettings,
+        in_use: Option<&Self>,
+    ) -> Result<Self, Problems> {
+        let mut problems = Problems::default();
+        let store = match ModelStore::open(folder) {
+            Ok(store) => store,
+            Err(error) => {
+                problems.note("face_model", error.to_string());
+                return Err(problems);
+            }
+        };
+        let finder = match in_use {
+            Some(Self { finder, .. }) if finder.model().name() == settings.face_model => {
+                Ok(Arc::clone(finder))
+            }
+            _ => FaceFinder::load(&store, &settings.face_model).map(Arc::new),
+        };
+        let reader = match in_use {
+            Some(Self { reader, .. }) if reader.model().name() == settings.emotion_model => {
+                Ok(Arc::clone(reader))
+            }
+            _ => ExpressionReader::load(&store, &settings.emotion_model).map(Arc::new),
+        };
+        match (finder, reader) {
+            (Ok(finder), Ok(reader)) => Ok(Self { finder, reader }),
+            (finder, reader) => {
+                if let Err(error) = finder {
+                    problems.note("face_model", error.to_string());
+                }
+                if let Err(error) = reader {
+                    problems.note("emotion_model", error.to_string());
+                }
+                Err(problems)
+            }
+        }
+    }
+
+    /// The names of both models.
+    pub(crate) fn names(&self) -> Vec<String> {
+        vec![self.finder.model().name().to_owned(), self.reader.model().name().to_owned()]
+    }
+
+    /// Finds the faces of a picture and reads their expressions. Heavy.
+    pub(crate) fn judge(&self, picture: &Picture, options: &FaceOptions) -> Result<Judgement, ModelError> {
+        let started = Instant::now();
+        let found = self.finder.find(picture, options)?;
+        let mut faces = Vec::with_capacity(found.len());
+        for face in found {
+            let probabilities = self.reader.read(picture, face.bounds)?;
+            faces.push(FoundFace { bounds: face.bounds, score: face.score, probabilities });
+        }
+        Ok(Judgement { faces, inference_ms: started.elapsed().as_secs_f64() * 1e3 })
+    }
+}
+
+// === impl InUse ===
+
+impl InUse {
+    /// The models and which faces count; nothing as long as none are loaded.
+    pub(crate) fn get(&self) -> Option<(Arc<Models>, FaceOptions)> {
+        self.0.read().as_ref().map(|pair| (Arc::clone(&pair.models), pair.options))
+    }
+
+    /// From now on these.
+    pub(crate) fn set(&self, models: Arc<Models>, options: FaceOptions) {
+        *self.0.write() = Some(Pair { models, options });
+    }
+}
