@@ -67,7 +67,7 @@ pub fn metrics_table(collectors: &[&dyn Collector]) -> String {
             let kind = families
                 .iter()
                 .find(|family| family.name() == description.fq_name)
-                .map(|family| family.get_field_type());
+                .map(prometheus::proto::MetricFamily::get_field_type);
             let kind = match kind {
                 Some(MetricType::COUNTER) => "counter",
                 Some(MetricType::HISTOGRAM) => "histogram",

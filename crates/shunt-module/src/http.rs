@@ -83,9 +83,9 @@ pub(crate) async fn serve(
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics_page))
         .with_state(Pages { health, metrics });
-    let router = own.fallback_service(routes).layer(DefaultBodyLimit::max(BODY_LIMIT));
+    let pages = own.fallback_service(routes).layer(DefaultBodyLimit::max(BODY_LIMIT));
     let listener = Bounded { listener, permits: Arc::new(Semaphore::new(CONNECTIONS)) };
-    axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await
+    axum::serve(listener, pages).with_graceful_shutdown(shutdown.cancelled_owned()).await
 }
 
 async fn readyz(State(pages): State<Pages>) -> (StatusCode, Json<Value>) {

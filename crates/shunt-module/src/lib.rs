@@ -73,6 +73,8 @@ mod schema;
 mod settings;
 mod start;
 mod store;
+#[cfg(test)]
+mod testing;
 mod twin;
 
 pub use context::{Common, Context, Events};
@@ -81,4 +83,4 @@ pub use health::Health;
 pub use http::HttpProblem;
 pub use metrics::check_page;
 pub use settings::{BadVariable, Problems, Settings};
-pub use start::{default_port, main};
+pub use start::{default_port, live, main};

@@ -19,11 +19,17 @@ pub(crate) fn page(registry: &prometheus::Registry) -> prometheus::Result<String
     TextEncoder::new().encode(&registry.gather(), &mut bytes)?;
     let text = String::from_utf8_lossy(&bytes);
     let mut page = String::with_capacity(text.len());
-    for line in text.lines().filter(|line| !(line.ends_with(" +Inf") || line.ends_with(" -Inf"))) {
+    for line in text.lines().filter(|line| line.starts_with('#') || !is_infinite(line)) {
         page.push_str(line);
         page.push('\n');
     }
     Ok(page)
+}
+
+/// The crate writes infinite values as `inf`, the format's own word is `Inf`.
+fn is_infinite(line: &str) -> bool {
+    let value = line.rsplit(' ').next().unwrap_or_default();
+    value.trim_start_matches(['+', '-']).eq_ignore_ascii_case("inf")
 }
 
 /// Checks a `/metrics` page with the grammar that the metrics collector of IoT Edge reads (iot-edge.md, section 8):
@@ -246,5 +252,61 @@ impl Collector for Common {
 
     fn collect(&self) -> Vec<MetricFamily> {
         self.families()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus::{Gauge, Histogram, HistogramOpts, IntCounterVec, Registry};
+
+    use super::*;
+
+    fn check(line: &str, expected: bool) {
+        assert_eq!(check_page(line).is_ok(), expected, "{line}");
+    }
+
+    #[test]
+    fn the_grammar_is_that_of_iot_edge_s_collector() {
+        check("up 1", true);
+        check("a:b_c{x=\"y\",z=\"a \\\" } b\"} -1.5e-3 1700000000000", true);
+        check("bucket{le=\"+Inf\"} 3", true);
+        check("value NaN", true);
+        check("value +Inf", false);
+        check("value -Inf", false);
+        check("value 1 # {trace_id=\"x\"} 1", false);
+        check("value{a=\"1\",a=\"2\"} 1", false);
+        check("1value 1", false);
+        check("value", false);
+        check("value{a=\"1\" 1", false);
+        check("value{a-b=\"1\"} 1", false);
+        check("# HELP up It is up.", true);
+        check("# TYPE up gauge", true);
+        check("# TYPE up thing", false);
+        check("# EOF", false);
+    }
+
+    #[test]
+    fn a_page_with_everything_on_it_can_be_read_by_the_collector() {
+        let registry = Registry::new();
+        let common = Common::new("lamp", None, None, Health::new());
+        registry.register(Box::new(common)).unwrap();
+        let odd = Gauge::new("shunt_lamp_odd", "Says \"odd\" things\nin two lines.").unwrap();
+        registry.register(Box::new(odd.clone())).unwrap();
+        let labels =
+            IntCounterVec::new(Opts::new("shunt_lamp_events_total", "Events."), &["kind", "reason"]).unwrap();
+        labels.with_label_values(&["a \"quoted\" one", "back\\slash"]).inc();
+        registry.register(Box::new(labels)).unwrap();
+        let histogram = Histogram::with_opts(HistogramOpts::new("shunt_lamp_seconds", "Time.")).unwrap();
+        histogram.observe(0.3);
+        registry.register(Box::new(histogram)).unwrap();
+        for value in [1.5, f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            odd.set(value);
+            let text = page(&registry).unwrap();
+            assert_eq!(check_page(&text), Ok(()), "{text}");
+            assert_eq!(text.contains("\nshunt_lamp_odd "), !value.is_infinite(), "{text}");
+        }
+        let text = page(&registry).unwrap();
+        assert!(text.contains("shunt_bus_dropped_events_total{direction=\"receiving\"} 0"), "{text}");
+        assert!(text.contains("shunt_module_ready 1"), "{text}");
     }
 }

@@ -65,7 +65,7 @@ pub(crate) fn report<S: Settings>(
             }
             Outcome::InProgress | Outcome::Applied => below(layers, field),
         };
-        report.insert(field.to_owned(), acknowledgement(value, code, version, text));
+        report.insert(field.to_owned(), acknowledgement(&value, code, version, &text));
     }
     if let Outcome::Refused(problems) = outcome {
         for (field, value) in &desired.properties {
@@ -93,9 +93,9 @@ fn below<S: Settings>(layers: &Layers<S>, field: &str) -> (u16, u64, String) {
     (203, 0, text)
 }
 
-fn acknowledgement(value: Value, code: u16, version: u64, text: String) -> Value {
-    match check_value(&value, 0) {
-        Ok(()) => json!({"value": value, "ac": code, "av": version, "ad": shorten(&text)}),
+fn acknowledgement(value: &Value, code: u16, version: u64, text: &str) -> Value {
+    match check_value(value, 0) {
+        Ok(()) => json!({"value": value, "ac": code, "av": version, "ad": shorten(text)}),
         Err(reason) => {
             let text = format!("{text} (the value cannot be reported: {reason})");
             json!({"ac": code, "av": version, "ad": shorten(&text)})
@@ -131,14 +131,13 @@ fn check_value(value: &Value, depth: usize) -> Result<(), &'static str> {
         return Err("it is too deep");
     }
     match value {
-        Value::Null | Value::Bool(_) => Ok(()),
         Value::Number(number) => {
             let whole = number.as_i64().is_some() || number.as_u64().is_some();
             let fits = number.as_i64().is_some_and(|number| (-INTEGER..INTEGER).contains(&number));
             if !whole || fits { Ok(()) } else { Err("a number is beyond 2^52") }
         }
         Value::String(text) if text.len() > STRING_BYTES => Err("a text is longer than 4096 bytes"),
-        Value::String(_) => Ok(()),
+        Value::Null | Value::Bool(_) | Value::String(_) => Ok(()),
         Value::Array(items) => items.iter().try_for_each(|item| {
             if item.is_null() { Err("a list holds null") } else { check_value(item, depth + 1) }
         }),
@@ -172,4 +171,107 @@ pub(crate) fn patch(old: &Map<String, Value>, new: &Map<String, Value>) -> Map<S
         patch.insert(name.clone(), value);
     }
     patch
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::testing::Lamp;
+
+    fn layers(variables: &[(&str, &str)]) -> Layers<Lamp> {
+        let variables: BTreeMap<_, _> =
+            variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Layers::read(&variables).unwrap()
+    }
+
+    fn desired(version: u64, properties: Value) -> Desired {
+        Desired { version, properties: serde_json::from_value(properties).unwrap() }
+    }
+
+    #[test]
+    fn each_field_is_acknowledged_with_value_code_version_and_text() {
+        let layers = layers(&[("SHUNT_LAMP_NAME", "desk")]);
+        let twin = desired(7, json!({"watts": 9}));
+        let in_force = layers.with(&twin.properties).unwrap();
+        let report = report(&layers, &in_force, &twin, &twin.properties, Outcome::Applied);
+        assert_eq!(
+            Value::Object(report),
+            json!({
+                "watts": {"value": 9.0, "ac": 200, "av": 7, "ad": "applied"},
+                "name": {"value": "desk", "ac": 203, "av": 0, "ad": "set by SHUNT_LAMP_NAME"},
+                "colour": {"value": "warm", "ac": 203, "av": 0, "ad": "default"},
+                "zones": {"value": {}, "ac": 203, "av": 0, "ad": "default"},
+                "limit": {"value": null, "ac": 203, "av": 0, "ad": "default"},
+            })
+        );
+    }
+
+    #[test]
+    fn a_refused_twin_is_answered_field_by_field_with_the_values_still_in_force() {
+        let layers = layers(&[]);
+        let last_good = desired(7, json!({"watts": 9, "limit": 4}));
+        let in_force = layers.with(&last_good.properties).unwrap();
+        let twin = desired(8, json!({"watts": 9, "name": "x", "colour": "cold", "shade": 1}));
+        let problems = layers.with(&twin.properties).unwrap_err();
+        let report = report(&layers, &in_force, &twin, &last_good.properties, Outcome::Refused(&problems));
+        let together = "not applied, because refused with it: name, shade";
+        assert_eq!(
+            Value::Object(report),
+            json!({
+                "watts": {"value": 9.0, "ac": 200, "av": 8, "ad": "in force"},
+                "name": {"value": "lamp", "ac": 400, "av": 8,
+                    "ad": "it is \"x\", but must have 2 to 20 characters"},
+                "colour": {"value": "warm", "ac": 400, "av": 8, "ad": together},
+                "zones": {"value": {}, "ac": 203, "av": 0, "ad": "default"},
+                "limit": {"value": 4, "ac": 400, "av": 8, "ad": together},
+                "shade": {"ac": 400, "av": 8,
+                    "ad": "there is no such field; allowed are watts, name, colour, zones, limit"},
+            })
+        );
+    }
+
+    #[test]
+    fn what_edgehub_would_refuse_is_left_out_and_said() {
+        assert!(check_value(&json!("x".repeat(4096)), 0).is_ok());
+        assert!(check_value(&json!("x".repeat(4097)), 0).is_err());
+        assert!(check_value(&json!({"a.b": 1}), 0).is_err());
+        assert!(check_value(&json!({"a b": 1}), 0).is_err());
+        assert!(check_value(&json!([1, null]), 0).is_err());
+        assert!(check_value(&json!(1_u64 << 52), 0).is_err());
+        assert!(check_value(&json!((1_i64 << 52) - 1), 0).is_ok());
+        assert!(check_value(&json!(1e30), 0).is_ok());
+        let deep = (0..9).fold(json!(1), |inner, _| json!({"a": inner}));
+        assert!(check_value(&deep, 0).is_err());
+        let answer = acknowledgement(&json!({"front.door": 1}), 203, 0, "default");
+        assert_eq!(answer["value"], Value::Null);
+        assert!(answer["ad"].as_str().unwrap().contains("cannot be reported"), "{answer}");
+    }
+
+    #[test]
+    fn a_report_beyond_edgehub_s_limit_loses_its_largest_values_only() {
+        let mut report = Map::new();
+        for name in 0..10 {
+            let answer = acknowledgement(&json!("x".repeat(3_500 + name)), 200, 1, "applied");
+            report.insert(format!("field{name}"), answer);
+        }
+        shrink(&mut report);
+        assert!(Value::Object(report.clone()).to_string().len() <= 32 * 1024);
+        assert_eq!(report["field9"]["value"], Value::Null);
+        assert_ne!(report["field0"]["value"], Value::Null);
+        assert_eq!(report["field9"]["ac"], 200);
+    }
+
+    #[test]
+    fn what_is_gone_is_deleted_by_name() {
+        let object = |value: Value| serde_json::from_value::<Map<String, Value>>(value).unwrap();
+        let old =
+            object(json!({"shade": {"ac": 400}, "zones": {"value": {"a": {"level": 1}, "b": 2}, "ac": 200}}));
+        let new = object(json!({"zones": {"value": {"a": {"level": 2}}, "ac": 200}}));
+        assert_eq!(
+            Value::Object(patch(&old, &new)),
+            json!({"shade": null, "zones": {"value": {"b": null, "a": {"level": 2}}, "ac": 200}})
+        );
+    }
 }

@@ -240,3 +240,90 @@ fn parse<S: Settings>(defaults: &Map<String, Value>, field: &str, text: &str) ->
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::testing::Lamp;
+
+    fn read(variables: &[(&str, &str)]) -> Result<Layers<Lamp>, Vec<BadVariable>> {
+        Layers::read(
+            &variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+        )
+    }
+
+    fn desired(value: Value) -> Map<String, Value> {
+        serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn the_twin_lies_over_the_environment_and_that_over_the_defaults() {
+        let layers =
+            read(&[("SHUNT_LAMP_NAME", "55"), ("SHUNT_LAMP_ZONES", r#"{"a": {"level": 3}}"#)]).unwrap();
+        let settings = layers.with(&desired(json!({"watts": 7, "zones": null}))).unwrap();
+        assert_eq!((settings.watts, settings.name.as_str()), (7.0, "55"));
+        assert_eq!(settings.zones["a"].level, 3);
+        assert_eq!(layers.with(&desired(json!({"name": "twin"}))).unwrap().name, "twin");
+        assert_eq!(layers.with(&desired(json!({"name": null}))).unwrap().name, "55");
+    }
+
+    #[test]
+    fn an_empty_variable_counts_as_not_set() {
+        assert_eq!(read(&[("SHUNT_LAMP_WATTS", "")]).unwrap().with(&Map::new()).unwrap(), Lamp::default());
+    }
+
+    #[test]
+    fn other_modules_variables_and_common_ones_are_left_alone() {
+        read(&[("SHUNT_BUS_URL", "x"), ("SHUNT_LAMPION_X", "y"), ("SHUNT_LAM", "z")]).unwrap();
+    }
+
+    #[test]
+    fn every_bad_variable_is_named_with_its_value_and_the_rule() {
+        let bad = read(&[
+            ("SHUNT_LAMP_WATTS", "bright"),
+            ("SHUNT_LAMP_COLOUR", "blue"),
+            ("SHUNT_LAMP_WATT", "7"),
+            ("SHUNT_LAMP_NAME", "x"),
+        ])
+        .unwrap_err();
+        let texts: Vec<_> = bad.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            texts,
+            [
+                r#"SHUNT_LAMP_COLOUR is "blue": unknown variant `blue`, expected `warm` or `cold`; allowed is "warm" or "cold""#,
+                r#"SHUNT_LAMP_WATT is "7": there is no such field; allowed are watts, name, colour, zones, limit"#,
+                r#"SHUNT_LAMP_WATTS is "bright": invalid type: string "bright", expected f64; allowed is a number"#,
+                r#"SHUNT_LAMP_NAME is "x": it is "x", but must have 2 to 20 characters"#,
+            ]
+        );
+    }
+
+    #[test]
+    fn all_problems_of_a_twin_are_told_at_once() {
+        let problems = read(&[])
+            .unwrap()
+            .with(&desired(json!({"watts": "much", "shade": 1, "name": "", "limit": 3})))
+            .unwrap_err();
+        let texts: Vec<_> = problems.iter().map(|(field, problem)| format!("{field}: {problem}")).collect();
+        assert_eq!(
+            texts,
+            [
+                r#"watts: invalid type: string "much", expected f64; allowed is a number"#,
+                "shade: there is no such field; allowed are watts, name, colour, zones, limit",
+                r#"name: it is "", but must have 2 to 20 characters"#,
+            ]
+        );
+    }
+
+    #[test]
+    fn a_part_of_a_field_is_answered_at_the_field() {
+        let mut problems = Problems::default();
+        problems.note("zones.a", "too high");
+        problems.note("zones", "too many");
+        problems.note("zonesx", "other");
+        assert_eq!(problems.of("zones").unwrap(), "a: too high; too many");
+        assert_eq!(problems.fields(), ["zones", "zonesx"]);
+    }
+}

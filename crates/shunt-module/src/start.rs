@@ -115,31 +115,58 @@ where
             return ExitCode::FAILURE;
         }
     };
-    let code = runtime.block_on(live::<S, F, R>(run, &environment, log, bad));
+    let code = runtime.block_on(async {
+        match signals() {
+            Ok(stop) => live_with_log(&environment, (log, bad), stop, run).await,
+            Err(error) => {
+                tracing::error!(%error, "Signals cannot be received.");
+                1
+            }
+        }
+    });
     // Threads that are still busy with heavy work end with the process.
     runtime.shutdown_background();
     ExitCode::from(code)
 }
 
-async fn live<S, F, R>(
-    run: F,
+/// Resolves at SIGTERM or SIGINT, to its name.
+fn signals() -> std::io::Result<impl Future<Output = &'static str>> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        }
+    })
+}
+
+/// What [`main`] does inside the runtime: from this environment to the exit code. `stop` resolves when the module has
+/// to end, to the reason. For tests, and for programs that hold a module; sets up no log.
+pub async fn live<S, F, R>(
     environment: &BTreeMap<String, String>,
-    log: LogLevel,
-    bad: Vec<BadVariable>,
+    stop: impl Future<Output = &'static str>,
+    run: F,
 ) -> u8
 where
     S: Settings,
     F: FnOnce(Context<S>) -> R,
     R: Future<Output = anyhow::Result<()>> + Send,
 {
-    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
-    let (mut terminate, mut interrupt) = match signals {
-        (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
-        (Err(error), _) | (_, Err(error)) => {
-            tracing::error!(%error, "Signals cannot be received.");
-            return 1;
-        }
-    };
+    live_with_log(environment, (LogLevel::default(), Vec::new()), stop, run).await
+}
+
+#[expect(clippy::too_many_lines, reason = "one step after the other, from the environment to the exit code")]
+async fn live_with_log<S, F, R>(
+    environment: &BTreeMap<String, String>,
+    (log, bad): (LogLevel, Vec<BadVariable>),
+    stop: impl Future<Output = &'static str>,
+    run: F,
+) -> u8
+where
+    S: Settings,
+    F: FnOnce(Context<S>) -> R,
+    R: Future<Output = anyhow::Result<()>> + Send,
+{
     let start = match Start::<S>::read(environment, bad) {
         Ok(start) => start,
         Err(bad) => return refuse(&bad),
@@ -212,8 +239,7 @@ where
     let mut run = std::pin::pin!(run(context));
     let (mut code, ended) = tokio::select! {
         result = &mut run => (verdict(result), true),
-        _ = terminate.recv() => { tracing::info!("SIGTERM: the module drains."); (0, false) }
-        _ = interrupt.recv() => { tracing::info!("SIGINT: the module drains."); (0, false) }
+        reason = stop => { tracing::info!(reason, "The module drains."); (0, false) }
         failing = watchdog(&health, start.watchdog) => {
             tracing::error!(failing, "The module was not ready for too long; it ends so that it is restarted.");
             (1, false)
@@ -221,28 +247,20 @@ where
     };
     shutdown.cancel();
     let end = Instant::now() + limit;
-    let work_end = end - GOODBYE.min(limit / 2);
-    let drained = timeout_at(work_end, async {
+    let work = async {
         let code = if ended { 0 } else { verdict(run.await) };
         tasks.close();
         tasks.wait().await;
         code
-    })
-    .await;
-    match drained {
-        Ok(run_code) => {
-            code = code.max(run_code);
-            tracing::info!("All work is finished.");
-        }
-        Err(_) => {
-            tracing::warn!(
-                limit_s = limit.as_secs_f64(),
-                "The drain limit ended work that was not finished."
-            );
-        }
+    };
+    if let Ok(run_code) = timeout_at(end - GOODBYE.min(limit / 2), work).await {
+        code = code.max(run_code);
+        tracing::info!("All work is finished.");
+    } else {
+        tracing::warn!(limit_s = limit.as_secs_f64(), "The drain limit ended work that was not finished.");
     }
+    own.close();
     let goodbye = async {
-        own.close();
         own.wait().await;
         let left = end.saturating_duration_since(Instant::now());
         tokio::join!(bus.close(left), async {
@@ -357,12 +375,11 @@ impl<S: Settings> Start<S> {
         let watchdog = Some(seconds("SHUNT_WATCHDOG", 0.0, 0.0)).filter(|limit| !limit.is_zero());
         let mut listen = SocketAddr::from(([0, 0, 0, 0], default_port(S::MODULE)));
         if let Some(text) = get("SHUNT_HTTP_LISTEN") {
-            match text.parse() {
-                Ok(address) => listen = address,
-                Err(_) => {
-                    let rule = "it must be an IP address and a port, as in 127.0.0.1:8081".to_owned();
-                    refuse("SHUNT_HTTP_LISTEN", &text, rule);
-                }
+            if let Ok(address) = text.parse() {
+                listen = address;
+            } else {
+                let rule = "it must be an IP address and a port, as in 127.0.0.1:8081".to_owned();
+                refuse("SHUNT_HTTP_LISTEN", &text, rule);
             }
         }
         let hub = HubOptions::from_environment(environment).unwrap_or_else(|error| {
@@ -403,6 +420,7 @@ impl<S: Settings> Start<S> {
             queue: BUS_QUEUE,
             max_message: BUS_MESSAGE,
             presence: Some(Presence { online: true, version, port }),
+            tls: None,
         }
     }
 

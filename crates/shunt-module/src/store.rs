@@ -69,3 +69,29 @@ impl Store {
         File::open(folder)?.sync_all()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_is_kept_comes_back_and_a_broken_file_is_moved_aside() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::new(folder.path(), "lamp");
+        assert_eq!(store.load(), None);
+        let kept = Kept {
+            version: 3,
+            desired: serde_json::from_value(json!({"watts": 9})).unwrap(),
+            reported: Map::new(),
+        };
+        store.save(&kept).unwrap();
+        assert_eq!(store.load(), Some(kept.clone()));
+        fs::write(&store.file, "{\"version\": 3, \"desi").unwrap();
+        assert_eq!(store.load(), None);
+        assert!(folder.path().join("lamp/settings.json.bad").exists());
+        store.save(&kept).unwrap();
+        assert_eq!(store.load(), Some(kept));
+    }
+}

@@ -19,7 +19,7 @@ const IN_PROGRESS: Duration = Duration::from_secs(2);
 /// How long one report may take.
 const REPORT_LIMIT: Duration = Duration::from_secs(30);
 /// The first and the longest wait before a failed report is tried again.
-const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
 
 /// Keeps the settings as the twin wants them.
 pub(crate) struct Keeper<S> {

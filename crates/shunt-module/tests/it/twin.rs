@@ -1,0 +1,191 @@
+//! Settings by twin, against the stand-in of IoT Edge.
+
+use std::{collections::BTreeMap, path::Path, time::Duration};
+
+use serde_json::{Value, json};
+use shunt_sim::{Fault, MethodResult, Sim, SimOptions};
+use shunt_testkit::eventually;
+
+use crate::heart::{Heart, environment};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+async fn sim(folder: &Path) -> Sim {
+    let sim = Sim::start(SimOptions { folder: folder.join("sim"), ..SimOptions::default() }).await.unwrap();
+    sim.add_module("heart").unwrap();
+    sim
+}
+
+fn variables(sim: &Sim, folder: &Path, more: &[(&str, &str)]) -> BTreeMap<String, String> {
+    let mut variables = environment(folder, more);
+    variables.extend(sim.module_environment("heart"));
+    variables
+}
+
+fn reported(sim: &Sim) -> Value {
+    let twin = sim.twin("heart").unwrap();
+    twin.pointer("/properties/reported").or_else(|| twin.get("reported")).cloned().unwrap_or_default()
+}
+
+/// Waits until the twin answers for this field so.
+async fn answered(sim: &Sim, field: &str, expected: Value) {
+    let limit = tokio::time::timeout(PATIENCE, async {
+        while reported(sim).get(field) != Some(&expected) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    assert!(limit.await.is_ok(), "{field}: {expected} was expected, the twin has {:#}", reported(sim));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_twin_tunes_a_running_module_and_is_answered_field_by_field() {
+    let folder = tempfile::tempdir().unwrap();
+    let sim = sim(folder.path()).await;
+    let mut heart = Heart::start(variables(&sim, folder.path(), &[("SHUNT_HEART_OWNER", "anna")])).await;
+    answered(&sim, "rate", json!({"value": 60.0, "ac": 203, "av": 0, "ad": "default"})).await;
+    answered(&sim, "owner", json!({"value": "anna", "ac": 203, "av": 0, "ad": "set by SHUNT_HEART_OWNER"}))
+        .await;
+
+    let version =
+        sim.patch_desired("heart", &json!({"rate": 80, "chambers": {"left": 3, "right": 4}})).unwrap();
+    assert_eq!(heart.change().await.rate, 80.0);
+    answered(&sim, "rate", json!({"value": 80.0, "ac": 200, "av": version, "ad": "applied"})).await;
+    answered(
+        &sim,
+        "chambers",
+        json!({"value": {"left": 3, "right": 4}, "ac": 200, "av": version, "ad": "applied"}),
+    )
+    .await;
+
+    // What is removed falls back to the layer below, and the report forgets it.
+    let version = sim.patch_desired("heart", &json!({"rate": null, "chambers": {"right": null}})).unwrap();
+    let settings = heart.change().await;
+    assert_eq!((settings.rate, settings.chambers.len()), (60.0, 1));
+    answered(&sim, "rate", json!({"value": 60.0, "ac": 203, "av": 0, "ad": "default"})).await;
+    answered(&sim, "chambers", json!({"value": {"left": 3}, "ac": 200, "av": version, "ad": "applied"}))
+        .await;
+    assert_eq!(heart.stop().await, 0);
+    sim.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_twin_changes_nothing_and_every_mistake_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let sim = sim(folder.path()).await;
+    let heart = Heart::start(variables(&sim, folder.path(), &[])).await;
+    answered(&sim, "rate", json!({"value": 60.0, "ac": 203, "av": 0, "ad": "default"})).await;
+    let version = sim.patch_desired("heart", &json!({"rate": "fast", "owner": "bert", "beats": 3})).unwrap();
+    answered(
+        &sim,
+        "rate",
+        json!({"value": 60.0, "ac": 400, "av": version,
+            "ad": "invalid type: string \"fast\", expected f64; allowed is a number"}),
+    )
+    .await;
+    answered(
+        &sim,
+        "owner",
+        json!({"value": "nobody", "ac": 400, "av": version, "ad": "not applied, because refused with it: beats, rate"}),
+    )
+    .await;
+    answered(
+        &sim,
+        "beats",
+        json!({"ac": 400, "av": version, "ad": "there is no such field; allowed are rate, owner, chambers"}),
+    )
+    .await;
+    assert_eq!(heart.get("/healthz").await.0, 200);
+
+    // Mended: the unknown field disappears from the report.
+    let version = sim.patch_desired("heart", &json!({"rate": 70, "beats": null})).unwrap();
+    answered(&sim, "rate", json!({"value": 70.0, "ac": 200, "av": version, "ad": "applied"})).await;
+    assert_eq!(reported(&sim).get("beats"), None);
+
+    // The module itself has the last word.
+    let version = sim.patch_desired("heart", &json!({"owner": "stone"})).unwrap();
+    answered(&sim, "owner", json!({"value": "bert", "ac": 400, "av": version, "ad": "a stone has no heart"}))
+        .await;
+    assert_eq!(heart.stop().await, 0);
+    sim.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_module_at_work_with_new_settings_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let sim = sim(folder.path()).await;
+    let heart = Heart::start(variables(&sim, folder.path(), &[])).await;
+    answered(&sim, "owner", json!({"value": "nobody", "ac": 203, "av": 0, "ad": "default"})).await;
+    let version = sim.patch_desired("heart", &json!({"owner": "slow"})).unwrap();
+    answered(&sim, "owner", json!({"value": "nobody", "ac": 202, "av": version, "ad": "being applied"}))
+        .await;
+    answered(&sim, "owner", json!({"value": "slow", "ac": 200, "av": version, "ad": "applied"})).await;
+    heart.stop().await;
+    sim.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_good_twin_survives_a_restart_without_the_cloud() {
+    let folder = tempfile::tempdir().unwrap();
+    let sim = sim(folder.path()).await;
+    let mut heart = Heart::start(variables(&sim, folder.path(), &[])).await;
+    let version = sim.patch_desired("heart", &json!({"owner": "clara"})).unwrap();
+    heart.change().await;
+    answered(&sim, "owner", json!({"value": "clara", "ac": 200, "av": version, "ad": "applied"})).await;
+    // A bad set does not replace the last good one.
+    let bad = sim.patch_desired("heart", &json!({"rate": 0})).unwrap();
+    let refused = json!({"value": 60.0, "ac": 400, "av": bad, "ad": "it is 0, but must be from 1 to 300"});
+    answered(&sim, "rate", refused).await;
+    heart.stop().await;
+    let environment = variables(&sim, folder.path(), &[("SHUNT_DRAIN_LIMIT", "1")]);
+    sim.stop().await;
+
+    let (started, owner) = tokio::sync::oneshot::channel();
+    let stop = std::future::pending();
+    let code = shunt_module::live(
+        &environment,
+        stop,
+        |context: shunt_module::Context<crate::heart::HeartSettings>| {
+            started.send(context.settings.current().owner.clone()).unwrap();
+            async { anyhow::Ok(()) }
+        },
+    )
+    .await;
+    assert_eq!((code, owner.await.unwrap().as_str()), (0, "clara"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_that_the_hub_did_not_take_is_sent_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let sim = sim(folder.path()).await;
+    sim.fault(&Fault::AnswerReports { status: 429, count: 2 });
+    let heart = Heart::start(variables(&sim, folder.path(), &[])).await;
+    answered(&sim, "rate", json!({"value": 60.0, "ac": 203, "av": 0, "ad": "default"})).await;
+    heart.stop().await;
+    sim.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_module_answers_ping_and_get_settings_and_set_log_level() {
+    let folder = tempfile::tempdir().unwrap();
+    let sim = sim(folder.path()).await;
+    let heart = Heart::start(variables(&sim, folder.path(), &[])).await;
+    eventually(PATIENCE, || async { sim.is_connected("heart") }).await;
+    let invoke = |method: &'static str, payload: Value| {
+        let sim = &sim;
+        async move { sim.invoke("heart", method, payload, PATIENCE).await.unwrap() }
+    };
+    let (status, answer) = parts(&invoke("ping", Value::Null).await);
+    assert_eq!((status, &answer["module"]), (200, &json!("heart")));
+    let (status, answer) = parts(&invoke("getSettings", Value::Null).await);
+    assert_eq!((status, &answer["owner"]), (200, &json!("nobody")));
+    let (status, answer) = parts(&invoke("setLogLevel", json!({"level": "loud"})).await);
+    assert_eq!(status, 400, "{answer}");
+    let (status, answer) = parts(&invoke("dance", Value::Null).await);
+    assert_eq!((status, &answer["methods"]), (404, &json!(["ping", "getSettings", "setLogLevel"])));
+    heart.stop().await;
+    sim.stop().await;
+}
+
+fn parts(answer: &MethodResult) -> (i64, Value) {
+    (answer.status, answer.payload.clone())
+}
