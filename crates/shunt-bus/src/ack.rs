@@ -47,22 +47,30 @@ pub(crate) struct AckLine {
     wake: Arc<Notify>,
 }
 
+/// So many acknowledgements may be on the wire when it breaks. Of earlier ones the broker may deliver again: at
+/// least once is what assured means.
+const SAID: usize = 256;
+
 #[derive(Debug, Default)]
 struct Line {
     /// Bounded by the receive maximum: the broker sends no more before it has our acknowledgements.
     waiting: VecDeque<Entry>,
-    /// Those of earlier connections of the same session, which the broker will deliver again. Bounded likewise.
+    /// Those of earlier connections of the same session, which the broker may deliver again. Bounded likewise.
     before: Vec<Entry>,
     /// To be acknowledged now, in this order. Never more than were waiting.
-    ready: Vec<u64>,
+    ready: Vec<Entry>,
+    /// Acknowledged on this connection, the latest ones: nobody knows whether the broker heard of them. Bounded
+    /// by [`SAID`].
+    said: VecDeque<Entry>,
 }
 
 #[derive(Debug)]
 struct Entry {
     /// The broker's name for the message in this session (MQTT: packet identifier).
     token: u64,
-    /// Tells one message from another that the broker gave the same name later.
-    digest: u64,
+    /// Tells one message from another that the broker gave the same name later; nothing for a message that may
+    /// have a twin.
+    digest: Option<u64>,
     mark: Arc<Mark>,
 }
 
@@ -123,10 +131,11 @@ impl AckLine {
     }
 
     /// A message came: its mark if it is new, nothing if a subscriber has it already.
-    pub(crate) fn arrive(&self, token: u64, digest: u64, again: bool) -> Option<Arc<Mark>> {
+    pub(crate) fn arrive(&self, token: u64, digest: Option<u64>, again: bool) -> Option<Arc<Mark>> {
         let mut line = self.state.lock();
         let known = line.before.iter().position(|entry| entry.token == token);
-        let known = known.map(|at| line.before.swap_remove(at));
+        let known = known.map(|at| line.before.remove(at));
+        line.before.retain(|entry| entry.token != token);
         if let Some(entry) = known
             && again
             && entry.digest == digest
@@ -147,9 +156,11 @@ impl AckLine {
     /// of, or with a new one, in which the old names mean nothing.
     pub(crate) fn resume(&self, same_session: bool) {
         let mut line = self.state.lock();
-        let Line { waiting, before, ready } = &mut *line;
-        ready.clear();
-        before.extend(waiting.drain(..));
+        let Line { waiting, before, ready, said } = &mut *line;
+        // What was done two connections ago was heard, or comes again.
+        before.retain(|entry| !entry.mark.is_done());
+        // A later message may have had the same name: the latest one counts, so it comes first.
+        before.splice(0..0, waiting.drain(..).chain(ready.drain(..)).chain(said.drain(..).rev()));
         if !same_session {
             before.clear();
         }
@@ -157,7 +168,13 @@ impl AckLine {
 
     /// What can be acknowledged now, in order.
     pub(crate) fn take_ready(&self) -> Vec<u64> {
-        std::mem::take(&mut self.state.lock().ready)
+        let mut line = self.state.lock();
+        let Line { ready, said, .. } = &mut *line;
+        let tokens = ready.iter().map(|entry| entry.token).collect();
+        // What has no digest cannot be told from another message of the same name.
+        said.extend(ready.drain(..).filter(|entry| entry.digest.is_some()));
+        said.drain(..said.len().saturating_sub(SAID));
+        tokens
     }
 
     /// How many messages wait for an acknowledgement.
@@ -170,7 +187,7 @@ impl AckLine {
         let mut moved = false;
         while line.waiting.front().is_some_and(|entry| entry.mark.is_done()) {
             if let Some(entry) = line.waiting.pop_front() {
-                line.ready.push(entry.token);
+                line.ready.push(entry);
                 moved = true;
             }
         }
@@ -186,7 +203,7 @@ mod tests {
     use super::*;
 
     fn arrive(line: &Arc<AckLine>, token: u64, again: bool) -> Option<Ack> {
-        let mark = line.arrive(token, token, again)?;
+        let mark = line.arrive(token, Some(token), again)?;
         mark.keys(line, 1).pop()
     }
 
@@ -215,6 +232,18 @@ mod tests {
     }
 
     #[test]
+    fn a_message_whose_acknowledgement_was_lost_is_acknowledged_again_and_not_delivered() {
+        let line = AckLine::new(Arc::default());
+        for token in [7, 8] {
+            arrive(&line, token, false).unwrap().ack();
+        }
+        assert_eq!(line.take_ready(), [7, 8]);
+        line.resume(true);
+        assert!(arrive(&line, 8, true).is_none());
+        assert_eq!(line.take_ready(), [8]);
+    }
+
+    #[test]
     fn a_message_given_back_is_delivered_again() {
         let line = AckLine::new(Arc::default());
         drop(arrive(&line, 7, false));
@@ -237,13 +266,13 @@ mod tests {
         let line = AckLine::new(Arc::default());
         let _old = arrive(&line, 7, false).unwrap();
         line.resume(true);
-        assert!(line.arrive(7, 8, true).is_some());
+        assert!(line.arrive(7, Some(8), true).is_some());
     }
 
     #[test]
     fn a_message_for_two_subscribers_waits_for_both() {
         let line = AckLine::new(Arc::default());
-        let mark = line.arrive(1, 1, false).unwrap();
+        let mark = line.arrive(1, Some(1), false).unwrap();
         let mut keys = mark.keys(&line, 2);
         keys.pop().unwrap().ack();
         assert!(line.take_ready().is_empty());

@@ -449,7 +449,7 @@ impl Link for MemoryLink {
     }
 
     fn look(&self) {
-        self.client.wake.notify_one();
+        self.broker.0.settle(&self.client);
     }
 
     fn close(&self, limit: Duration) -> Answer<'_, ()> {

@@ -74,10 +74,13 @@ fn is_forbidden(character: char) -> bool {
 // === impl Arrived ===
 
 impl Arrived {
-    /// Tells this message from others.
-    pub(crate) fn digest(&self) -> u64 {
+    /// Tells this message from others; nothing for one without attributes (no event), which may have a twin.
+    pub(crate) fn digest(&self) -> Option<u64> {
+        if self.attributes.is_empty() {
+            return None;
+        }
         let mut hasher = DefaultHasher::new();
         (&self.topic, &self.attributes, &self.payload).hash(&mut hasher);
-        hasher.finish()
+        Some(hasher.finish())
     }
 }

@@ -1,10 +1,6 @@
 //! One session with the broker, over as many connections as it takes. One task owns all of it.
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, atomic::AtomicU64},
-    time::Duration,
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::BytesMut;
 use rumqttc::v5::mqttbytes::{
@@ -18,7 +14,7 @@ use shunt_wire::{Mono, TopicFilter};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     sync::{Notify, mpsc, oneshot},
-    time::{MissedTickBehavior, interval, sleep, timeout},
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -53,6 +49,10 @@ const OUT_LIMIT: usize = 256 << 10;
 const READ: usize = 16 << 10;
 /// How long the broker may take to close the connection after our goodbye.
 const GOODBYE_LIMIT: Duration = Duration::from_millis(500);
+/// A connection that the broker closes without a word before this is suspicious, so many in a row mean that
+/// somebody else takes our session, again and again.
+const SHORT: Duration = Duration::from_secs(10);
+const TAKEN_OVER: u32 = 3;
 /// What MQTT assumes where the broker says nothing.
 const DEFAULT_RECEIVE_MAXIMUM: u16 = u16::MAX;
 
@@ -86,7 +86,9 @@ pub(super) struct Session {
     asked: Vec<Asked>,
     /// Filters that the broker should forget when it is there.
     forget: Vec<TopicFilter>,
-    connections: AtomicU64,
+    connections: u64,
+    /// How often the broker closed the connection soon after it accepted it, without a word.
+    short: u32,
 }
 
 /// An assured publish on its way.
@@ -149,16 +151,18 @@ impl Session {
             next_pkid: 0,
             asked: Vec::new(),
             forget: Vec::new(),
-            connections: AtomicU64::new(0),
+            connections: 0,
+            short: 0,
         }
     }
 
     pub(super) async fn run(mut self) {
         let mut backoff = Backoff::default();
         while let Some(socket) = self.connect(&mut backoff).await {
+            let since = Instant::now();
             match self.converse(socket, &mut backoff).await {
                 End::Closed => break,
-                End::Broken(broken) => self.broken(&broken),
+                End::Broken(broken) => self.broken(broken, since.elapsed() < SHORT),
             }
         }
         self.registry.end();
@@ -306,17 +310,20 @@ impl Session {
             // Retained messages again only where the broker lost the subscription.
             self.ask(talk, id, &filter, delivery, RetainForwardRule::OnNewSubscribe, None);
         }
-        let connections = self.connections.get_mut();
-        *connections += 1;
-        let first = *connections == 1;
+        self.connections += 1;
+        let first = self.connections == 1;
         tracing::info!(broker = ?self.target, same_session, "The bus is there.");
         self.common.connected(first);
     }
 
     /// The line broke.
-    fn broken(&mut self, broken: &Broken) {
-        if matches!(broken, Broken::Ended(0x8E)) {
-            tracing::error!(client = %self.common.module, "Two modules of the same name are on the bus and take each other's messages; give one of them another name.");
+    fn broken(&mut self, broken: Broken, short: bool) {
+        self.short = if short && matches!(broken, Broken::Closed) { self.short + 1 } else { 0 };
+        // Mosquitto 2.0.11 does not say so (0x8E) when the session goes on at another client.
+        let taken = matches!(broken, Broken::Ended(0x8E)) || self.short >= TAKEN_OVER;
+        let broken = if taken { Broken::Taken } else { broken };
+        if taken && self.short <= TAKEN_OVER {
+            tracing::error!(module = %self.common.module, "{broken}");
         }
         self.common.disconnected(broken.to_string());
         for asked in self.asked.drain(..) {

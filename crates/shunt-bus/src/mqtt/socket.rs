@@ -45,6 +45,10 @@ pub(super) enum Broken {
     Silent,
     #[error("the broker closed the connection")]
     Closed,
+    #[error(
+        "the broker closes the connection again and again; is another module of the same name on the bus? Give each one its own"
+    )]
+    Taken,
     #[error("the broker ended the connection: {}", reason_text(*.0))]
     Ended(u8),
     #[error("the broker refused the connection: {0:?}")]

@@ -74,7 +74,9 @@ impl Backend {
 
 /// Waits until the bus is there.
 pub(crate) async fn connected(bus: &Bus) -> anyhow::Result<()> {
-    timeout(LIMIT, bus.state().wait_for(|state| *state == BusState::Connected)).await??;
+    let mut state = bus.state();
+    let connected = timeout(LIMIT, state.wait_for(|state| *state == BusState::Connected)).await.is_ok();
+    anyhow::ensure!(connected, "the bus is not there: {:?}", *bus.state().borrow());
     Ok(())
 }
 

@@ -388,7 +388,9 @@ async fn a_slow_subscriber_of_assured_events_loses_none(backend: Backend) -> any
     // No more than the receive maximum came before an acknowledgement.
     eventually(LIMIT, || async { relay.counters().received == 4 }).await;
     for expected in 1..=300 {
-        assert_eq!(take(&mut events).await?, expected);
+        let came = take(&mut events).await?;
+        let log = if let Backend::Mqtt { broker, .. } = &backend { broker.log() } else { String::new() };
+        assert_eq!(came, expected, "{:?} {log}", relay.counters());
     }
     assert_eq!(relay.counters().dropped_receiving, 0);
     Ok(())

@@ -1,6 +1,7 @@
 //! TLS to the broker.
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use anyhow::Context;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use shunt_bus::{Bus, BusError, BusOptions, BusState, BusTls, Delivery};
 use shunt_testkit::{Mosquitto, MosquittoOptions};
 use shunt_wire::Kind;
@@ -21,6 +22,7 @@ struct TlsBroker {
 
 fn authority() -> anyhow::Result<CertifiedIssuer<'static, KeyPair>> {
     let mut params = CertificateParams::new(vec![])?;
+    params.distinguished_name.push(DnType::CommonName, "the authority");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     Ok(CertifiedIssuer::self_signed(params, KeyPair::generate()?)?)
 }
@@ -30,7 +32,9 @@ async fn tls_broker() -> anyhow::Result<TlsBroker> {
     let folder = tempfile::tempdir()?;
     let signed = |name: &str| -> anyhow::Result<(String, String)> {
         let key = KeyPair::generate()?;
-        let certificate = CertificateParams::new(vec![name.to_owned()])?.signed_by(&key, &authority)?;
+        let mut params = CertificateParams::new(vec![name.to_owned()])?;
+        params.distinguished_name.push(DnType::CommonName, name);
+        let certificate = params.signed_by(&key, &authority)?;
         Ok((certificate.pem(), key.serialize_pem()))
     };
     let (server, server_key) = signed("127.0.0.1")?;
@@ -56,7 +60,7 @@ async fn events_travel_over_tls_with_a_client_certificate() -> anyhow::Result<()
     let broker = tls_broker().await?;
     let tls = BusTls { trust: broker.trust.clone(), identity: Some(broker.identity.clone()) };
     let bus = Bus::open(options(&broker, Some(tls))?)?;
-    connected(&bus).await?;
+    connected(&bus).await.with_context(|| broker.broker.log())?;
     let mut events = bus.subscribe(&all(&Kind::LABEL), Delivery::Assured).await?;
     for count in 1..=50 {
         let event = event(&Kind::LABEL, count).with_body("image/jpeg", vec![1; 100_000]);
