@@ -94,4 +94,35 @@ mod tests {
             Err(Fault::Certificates(CertificatesError::Unusable(2)))
         ));
     }
+
+    /// The versions that our side and a server of this one version agree on; none if they do not.
+    async fn agreed(version: &'static rustls::SupportedProtocolVersion) -> Option<rustls::ProtocolVersion> {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate =
+            rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
+        let server =
+            rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+                .with_protocol_versions(&[version])
+                .unwrap()
+                .with_no_client_auth()
+                .with_single_cert(
+                    vec![certificate.der().clone()],
+                    rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
+                )
+                .unwrap();
+        let client = client_config(parse_certificates(&certificate.pem()).unwrap()).unwrap();
+        let (ours, theirs) = tokio::io::duplex(4096);
+        let (client, server) = tokio::join!(
+            tokio_rustls::TlsConnector::from(client).connect("localhost".try_into().unwrap(), ours),
+            tokio_rustls::TlsAcceptor::from(Arc::new(server)).accept(theirs),
+        );
+        server.ok()?;
+        client.ok()?.get_ref().1.protocol_version()
+    }
+
+    #[tokio::test]
+    async fn tls_1_2_and_1_3_are_spoken() {
+        assert_eq!(agreed(&rustls::version::TLS12).await, Some(rustls::ProtocolVersion::TLSv1_2));
+        assert_eq!(agreed(&rustls::version::TLS13).await, Some(rustls::ProtocolVersion::TLSv1_3));
+    }
 }

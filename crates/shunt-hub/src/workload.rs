@@ -380,6 +380,27 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn http_addresses_work_too() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = WorkloadAddress::parse(&format!("http://{}/", listener.local_addr().unwrap())).unwrap();
+        let workload = Workload::new(address, "2018-06-28", "m", "1");
+        let server = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = Vec::new();
+            while !String::from_utf8_lossy(&request).contains("\r\n\r\n") {
+                assert_ne!(stream.read_buf(&mut request).await.unwrap(), 0);
+            }
+            let answer =
+                "HTTP/1.1 200 OK\r\nContent-Length: 21\r\nConnection: close\r\n\r\n{\"certificate\":\"PEM\"}";
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            String::from_utf8_lossy(&request).into_owned()
+        });
+        assert_eq!(workload.trust_bundle().await.unwrap(), "PEM");
+        let request = server.await.unwrap();
+        assert!(request.starts_with("GET /trust-bundle?api-version=2018-06-28 HTTP/1.1"), "{request}");
+    }
+
+    #[tokio::test]
     async fn a_refusal_carries_the_daemons_words() {
         let folder = tempfile::tempdir().unwrap();
         let (workload, listener) = workload(&folder);

@@ -24,6 +24,14 @@ async fn module_connects_with_the_variables_of_the_simulator() -> Result<()> {
 }
 
 #[tokio::test]
+async fn module_connects_with_a_model_and_without_a_client_certificate() -> Result<()> {
+    let world = World::start().await?;
+    let hub = Hub::open(world.options("relay")?.with_model_id("dtmi:shunt:relay;1"));
+    connected(&hub).await;
+    Ok(())
+}
+
+#[tokio::test]
 async fn device_connects_with_its_connection_string() -> Result<()> {
     let world = World::start().await?;
     let text = world.sim.add_device("leaf")?;
