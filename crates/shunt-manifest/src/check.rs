@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     EnvironmentOrigin, Expansion, Finding, ManifestError, Options, Report, Severity,
-    content::{self, Entry, PIECE_LENGTH, PIECES_READ, below, object},
+    content::{self, Entry, PIECE_LENGTH, PIECES_MADE, PIECES_READ, below, object},
     environment::{RESERVED, next_placeholder},
     expand,
     routes::{Route, Sink},
@@ -49,16 +49,13 @@ pub fn check_text(text: &str, folder: &Path, options: &Options) -> Result<Report
 
 fn check_named(text: &str, file: &Path, folder: &Path, options: &Options) -> Result<Report, ManifestError> {
     let mut findings = Vec::new();
-    let expansion = match expand::expand_named(text, file, folder, options) {
-        Ok(expansion) => expansion,
-        // The rest can be checked all the same.
-        Err(error @ ManifestError::CreateOptionsTooLong { .. }) => {
-            findings.push(Finding::error("create-options", "", error.to_string(), ""));
-            let as_manifest = text.replacen("\"$schema-template\"", "\"$schema-template-not-cut\"", 1);
-            expand::expand_named(&as_manifest, file, folder, options)?
-        }
-        Err(error) => return Err(error),
-    };
+    let (expansion, too_long) = expand::expand_named(text, file, folder, options)?;
+    for (entry, length) in too_long {
+        let place = below(&below(&entry.path, "settings"), "createOptions");
+        let message = format!("createOptions of {} have {length} characters", entry.name);
+        let allowed = format!("allowed are {PIECES_MADE} pieces of {PIECE_LENGTH}");
+        findings.push(Finding::error("create-options", place, message, &allowed));
+    }
     // The file as it was written; where it is JSON only once variables are in, it cannot be looked at in this way.
     if let Ok(written) = serde_json::from_str::<Value>(text) {
         variables(&written, "", options, &mut findings);

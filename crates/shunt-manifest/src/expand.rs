@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::{
     ManifestError,
-    content::{self, PIECE_LENGTH, PIECES_MADE, below},
+    content::{self, Entry, PIECE_LENGTH, PIECES_MADE, below},
     environment::Environment,
 };
 
@@ -48,20 +48,36 @@ impl Default for Options {
 /// Expands a template, or reads a manifest. The modules are looked for in `modules/` (or `MODULES_PATH`) beside the file.
 pub fn expand(file: &Path, options: &Options) -> Result<Expansion, ManifestError> {
     let text = read(file)?;
-    expand_named(&text, file, file.parent().unwrap_or(Path::new(".")), options)
+    expand_strictly(&text, file, file.parent().unwrap_or(Path::new(".")), options)
 }
 
 /// Expands the text of a template that stands in the given folder.
 pub fn expand_text(text: &str, folder: &Path, options: &Options) -> Result<Expansion, ManifestError> {
-    expand_named(text, Path::new("the manifest"), folder, options)
+    expand_strictly(text, Path::new("the manifest"), folder, options)
 }
+
+fn expand_strictly(
+    text: &str,
+    file: &Path,
+    folder: &Path,
+    options: &Options,
+) -> Result<Expansion, ManifestError> {
+    let (expansion, too_long) = expand_named(text, file, folder, options)?;
+    match too_long.into_iter().next() {
+        None => Ok(expansion),
+        Some((entry, length)) => Err(ManifestError::CreateOptionsTooLong { module: entry.name, length }),
+    }
+}
+
+/// Modules whose createOptions need more pieces than the tools make, and their length in characters.
+pub(crate) type TooLong = Vec<(Entry, usize)>;
 
 pub(crate) fn expand_named(
     text: &str,
     file: &Path,
     folder: &Path,
     options: &Options,
-) -> Result<Expansion, ManifestError> {
+) -> Result<(Expansion, TooLong), ManifestError> {
     let filled = options.environment.fill_in(text);
     let mut manifest: Value = serde_json::from_str(&filled)
         .map_err(|source| ManifestError::Json { path: file.to_owned(), source })?;
@@ -70,6 +86,7 @@ pub(crate) fn expand_named(
     }
     let is_template = manifest.get("$schema-template").is_some();
     let images = images(&manifest, folder, options)?;
+    let mut too_long = Vec::new();
     for entry in content::entries(&manifest) {
         let Some(settings) = manifest.pointer_mut(&below(&entry.path, "settings")) else { continue };
         if !entry.is_system
@@ -78,14 +95,14 @@ pub(crate) fn expand_named(
         {
             settings["image"] = Value::String(tag.clone());
         }
-        if is_template {
-            split_create_options(&entry.name, settings)?;
+        if is_template && let Some(length) = split_create_options(settings) {
+            too_long.push((entry, length));
         }
     }
     if let Some(top) = manifest.as_object_mut() {
         top.shift_remove("$schema-template");
     }
-    Ok(Expansion { manifest, is_template, images })
+    Ok((Expansion { manifest, is_template, images }, too_long))
 }
 
 pub(crate) fn read(file: &Path) -> Result<String, ManifestError> {
@@ -169,24 +186,17 @@ fn add_images(
 }
 
 /// Cuts createOptions into pieces. They may be cut anywhere, in the middle of a word too: edgeAgent joins them again.
-fn split_create_options(module: &str, settings: &mut Value) -> Result<(), ManifestError> {
-    let text = match settings.get("createOptions") {
-        None => return Ok(()),
-        Some(Value::String(text)) => text.clone(),
-        Some(options) => python_json(options),
+/// Gives their length in characters where they need more pieces than the tools make.
+fn split_create_options(settings: &mut Value) -> Option<usize> {
+    let text = match settings.get("createOptions")? {
+        Value::String(text) => text.clone(),
+        options => python_json(options),
     };
     let characters: Vec<char> = text.chars().collect();
-    let pieces: Vec<String> = characters.chunks(PIECE_LENGTH).map(|piece| piece.iter().collect()).collect();
-    if pieces.len() > PIECES_MADE {
-        return Err(ManifestError::CreateOptionsTooLong {
-            module: module.to_owned(),
-            length: characters.len(),
-        });
+    for (index, piece) in characters.chunks(PIECE_LENGTH).enumerate() {
+        settings[content::piece_name(index)] = Value::String(piece.iter().collect());
     }
-    for (index, piece) in pieces.into_iter().enumerate() {
-        settings[content::piece_name(index)] = Value::String(piece);
-    }
-    Ok(())
+    (characters.len() > PIECES_MADE * PIECE_LENGTH).then_some(characters.len())
 }
 
 /// JSON as Python's `json.dumps(separators=(",", ":"))` writes it: ASCII only. The pieces shall be the same as the tools'.

@@ -159,7 +159,11 @@ fn explain(rule: &'static str, error: &ValidationError<'_>, prefix: &str, findin
             Finding::error(rule, path, format!("{property} is missing"), "it is required")
         }
         ValidationErrorKind::Type { .. } => {
-            Finding::error(rule, path, format!("{} has the wrong type", short(instance)), &error.to_string())
+            let text = error.to_string();
+            let allowed =
+                text.rsplit(" is not of type").next().unwrap_or_default().trim_start_matches('s').trim();
+            let allowed = format!("allowed: {}", allowed.replace('"', ""));
+            Finding::error(rule, path, format!("{} has the wrong type", short(instance)), &allowed)
         }
         _ => Finding::error(rule, path, error.to_string(), ""),
     };
