@@ -44,7 +44,7 @@ pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
             let padding = " ".repeat(width.saturating_sub(cell.chars().count()));
             let (before, after) =
                 if is_number(cell) { (padding.as_str(), "") } else { ("", padding.as_str()) };
-            text.push_str(&format!("{before}{cell}{after}"));
+            text.extend([before, cell, after]);
         }
         text.trim_end().to_owned()
     };

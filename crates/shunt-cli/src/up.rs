@@ -2,7 +2,7 @@
 
 pub(crate) mod board;
 mod broker;
-mod deployment;
+pub(crate) mod deployment;
 pub(crate) mod ledger;
 pub(crate) mod lines;
 mod logs;
@@ -206,8 +206,10 @@ mod tests {
 
     #[test]
     fn times_have_units() {
-        for (text, seconds) in [("20s", 20.0), ("500ms", 0.5), ("2m", 120.0), ("1.5h", 5400.0), ("7", 7.0)] {
-            assert_eq!(parse_time(text).unwrap().as_secs_f64(), seconds, "{text}");
+        for (text, millis) in
+            [("20s", 20_000), ("500ms", 500), ("2m", 120_000), ("1.5h", 5_400_000), ("7", 7_000)]
+        {
+            assert_eq!(parse_time(text).unwrap().as_millis(), millis, "{text}");
         }
         for text in ["", "s", "5 days", "5d", "-1s"] {
             assert!(parse_time(text).is_err(), "{text}");

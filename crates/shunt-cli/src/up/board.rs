@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    ops::Add,
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -202,7 +203,7 @@ impl State {
 
     /// A counter, summed over all modules.
     pub(crate) fn total(&self, name: &str) -> f64 {
-        self.counters.values().map(|counters| counters.sum(name)).sum()
+        self.counters.values().map(|counters| counters.sum(name)).fold(0.0, f64::add)
     }
 
     /// Events that relay accepted and that are nowhere: not at the hub, not dropped and counted, not queued.

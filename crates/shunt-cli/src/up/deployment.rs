@@ -132,6 +132,14 @@ pub(crate) fn set_desired(manifest: &mut Value, module: &str, property: &str, va
     })
 }
 
+/// Gives a module a section of desired properties, where the manifest has none.
+pub(crate) fn add_section(manifest: &mut Value, module: &str) {
+    let content = manifest.pointer_mut("/modulesContent").and_then(Value::as_object_mut);
+    if let Some(content) = content {
+        content.entry(module).or_insert_with(|| json!({"properties.desired": {}}));
+    }
+}
+
 /// The names of a manifest's modules, to make one more of them known to the stand-in.
 pub(crate) fn add_module(manifest: &mut Value, name: &str) {
     let modules = manifest

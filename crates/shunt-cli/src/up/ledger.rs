@@ -31,11 +31,30 @@ pub(crate) struct Ledger {
     pub(crate) total: Times,
     /// The parts of it, in order of travel.
     pub(crate) hops: Vec<(String, Times)>,
+    /// From capture until the relay has the event, the models' time taken out.
+    pub(crate) transport: Times,
+    /// Inside the emotion module, the models' time taken out.
+    pub(crate) around_models: Times,
+    /// The frames with faces: number at the source, faces that reached the hub, the models' milliseconds.
+    pub(crate) judged: VecDeque<JudgedFrame>,
     /// By kind.
     pub(crate) kinds: BTreeMap<String, u64>,
     seen: HashSet<String>,
     order: VecDeque<String>,
 }
+
+/// A frame whose faces reached the hub.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct JudgedFrame {
+    sequence: u64,
+    /// Faces.
+    pub(crate) faces: u32,
+    /// Milliseconds that the models took.
+    pub(crate) inference_ms: f64,
+}
+
+/// Frames kept for [`Ledger::judged`]; the oldest go.
+const JUDGED: usize = 16_384;
 
 // === impl Times ===
 
@@ -100,6 +119,10 @@ impl Ledger {
         if let Some(stamps) = stamps {
             self.total.add(received.since(stamps.capture()).as_nanos() as u64);
             self.account(&stamps, received);
+            if let Some(inference_ms) = record.body.get("inference_ms").and_then(Value::as_f64) {
+                self.take_out(&stamps, inference_ms);
+                self.judged(record, inference_ms);
+            }
         }
         true
     }
@@ -117,6 +140,37 @@ impl Ledger {
         }
         if let Some((from, sent)) = before {
             self.hop(format!("{from} to hub"), hub.since(sent).as_nanos());
+        }
+    }
+
+    /// What is left where the models' time is taken out.
+    fn take_out(&mut self, stamps: &Stamps, inference_ms: f64) {
+        let models = (inference_ms * 1e6) as u64;
+        for hop in stamps.hops() {
+            match hop.module.as_str() {
+                "emotion" => {
+                    let inside = hop.sent.since(hop.received).as_nanos() as u64;
+                    self.around_models.add(inside.saturating_sub(models));
+                }
+                "relay" => {
+                    let way = hop.received.since(stamps.capture()).as_nanos() as u64;
+                    self.transport.add(way.saturating_sub(models));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn judged(&mut self, record: &HubRecord, inference_ms: f64) {
+        let sequence = record.body.get("sequence").and_then(Value::as_u64).unwrap_or_default();
+        match self.judged.back_mut() {
+            Some(frame) if frame.sequence == sequence => frame.faces += 1,
+            _ => {
+                if self.judged.len() == JUDGED {
+                    self.judged.pop_front();
+                }
+                self.judged.push_back(JudgedFrame { sequence, faces: 1, inference_ms });
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! The view for what is no terminal: a line a second, and the news as they come.
 
-use std::time::Duration;
+use std::{fmt::Write, time::Duration};
 
 use shunt_wire::Mono;
 use tokio_util::sync::CancellationToken;
@@ -52,10 +52,10 @@ fn status_line(state: &State, now: Mono) -> String {
         state.ledger.events,
     );
     if let (Some(p50), Some(p99)) = (state.ledger.total.quantile(0.5), state.ledger.total.quantile(0.99)) {
-        line.push_str(&format!("  capture to hub {p50:.1} ms p50, {p99:.1} ms p99"));
+        write!(line, "  capture to hub {p50:.1} ms p50, {p99:.1} ms p99").ok();
     }
     if let Some(sighting) = state.sightings.back() {
-        line.push_str(&format!("  {}", describe(sighting)));
+        line.extend(["  ", &describe(sighting)]);
     }
     line
 }

@@ -88,7 +88,7 @@ fn worth_telling(line: &str) -> Option<String> {
             continue;
         }
         let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        text.push_str(&format!(" {name}={value}"));
+        text.extend([" ", name, "=", &value]);
     }
     Some(text)
 }

@@ -26,7 +26,7 @@ impl Counters {
 
     /// The sum of all series of this name.
     pub(crate) fn sum(&self, name: &str) -> f64 {
-        self.of(name).map(|(_, value)| value).sum()
+        self.of(name).map(|(_, value)| value).fold(0.0, |sum, value| sum + value)
     }
 
     /// The values of a metric by one of its labels.
@@ -73,7 +73,7 @@ mod tests {
     fn counters_are_summed_over_labels_and_lives() {
         let mut counters = Counters::default();
         counters.take("# HELP x y\nframes_total 10\ndropped_total{reason=\"too large\"} 2\ndropped_total{reason=\"rate\"} 3\nqueued 7 123\n");
-        assert_eq!(counters.sum("dropped_total"), 5.0);
+        assert_eq!(counters.sum("dropped_total") as u64, 5);
         assert_eq!(counters.by_label("dropped_total", "reason")["too large"], 2);
         counters.take("frames_total 4\nqueued 1\n");
         assert_eq!((counters.sum("frames_total"), counters.sum("queued")), (14.0, 1.0));
@@ -83,6 +83,6 @@ mod tests {
     fn what_is_no_metric_is_passed_over() {
         let mut counters = Counters::default();
         counters.take("\nhello\nx NaN?\n{} 1\n");
-        assert_eq!(counters.sum("hello"), 0.0);
+        assert_eq!(counters.sum("hello") as u64, 0);
     }
 }

@@ -89,6 +89,8 @@ struct Modules {
     ports: Ports,
     bus_url: String,
     source: Option<String>,
+    /// The camera is shown still pictures: they move a little, so that a face does too.
+    still: bool,
     /// Modules that cannot run, told of once.
     told: Vec<String>,
 }
@@ -135,6 +137,7 @@ impl Running {
             source = source.filter(|_| !in_twin);
         }
         for (property, value) in &options.camera {
+            deployment::add_section(&mut options.manifest, "camera");
             deployment::set_desired(&mut options.manifest, "camera", property, value.clone());
         }
         let agent = deployment::agent_section(&options.manifest)
@@ -176,6 +179,7 @@ impl Running {
             places: places.clone(),
             ports: options.ports,
             bus_url,
+            still: options.source.as_deref().is_some_and(|source| Path::new(source).is_dir()),
             source,
             told: Vec::new(),
         };
@@ -298,11 +302,15 @@ impl Modules {
             ("SHUNT_LOG_FORMAT", "json".to_owned()),
         ];
         environment.extend(ours.map(|(name, value)| (name.to_owned(), value)));
-        match &self.source {
-            Some(source) if module.name == "camera" => {
+        if module.name == "camera" {
+            if let Some(source) = &self.source {
                 environment.insert("SHUNT_CAMERA_SOURCE".to_owned(), source.clone());
             }
-            _ => {}
+            if self.still {
+                for (name, value) in [("SHUNT_CAMERA_MOTION", "pan-zoom"), ("SHUNT_CAMERA_HOLD_S", "4")] {
+                    environment.entry(name.to_owned()).or_insert_with(|| value.to_owned());
+                }
+            }
         }
         let (name, ports) = (module.name.clone(), self.ports);
         Ok(Box::new(move || {

@@ -17,7 +17,7 @@ use crate::child::{Process, Program};
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 const LONGEST_WAIT: Duration = Duration::from_secs(15);
 /// Running that long makes up for earlier ends.
-const MADE_UP: Duration = Duration::from_secs(60);
+const MADE_UP: Duration = Duration::from_mins(1);
 /// What a module has to stop in; it drains in 8 s.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 /// What its last words have to come out in.
