@@ -1,7 +1,7 @@
 //! Round trips over the bus: one client sends, another answers, both through the broker.
 //!
 //! ```text
-//! cargo run --release -p shunt-bus --example round_trip [ADDRESS [BYTES [COUNT]]]
+//! cargo run -p shunt-bus --example round_trip [ADDRESS [BYTES [COUNT]]]
 //! ```
 //!
 //! Without an address it starts a Mosquitto of its own. It prints microseconds.

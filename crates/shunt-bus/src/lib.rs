@@ -65,9 +65,9 @@ use options::Address;
 /// How sure a delivery is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Delivery {
-    /// At most once, nothing kept (MQTT QoS 0): frames and live values.
+    /// At most once, nothing kept (MQTT `QoS` 0): frames and live values.
     Fast,
-    /// At least once, acknowledged on both sides (MQTT QoS 1): what must reach the relay.
+    /// At least once, acknowledged on both sides (MQTT `QoS` 1): what must reach the relay.
     Assured,
 }
 

@@ -141,6 +141,7 @@ impl Envelope {
 
     /// The same event with one extension attribute more.
     #[must_use]
+    #[expect(clippy::needless_pass_by_value, reason = "callers hand over a number or a text as they have it")]
     pub fn with_extension(mut self, name: impl Into<String>, value: impl ToString) -> Self {
         self.extensions.push((name.into(), value.to_string()));
         self
@@ -301,6 +302,10 @@ impl Envelope {
                 "traceparent" => traceparent = Some(value.to_owned()),
                 CAPTURE => capture = Some(value),
                 HOPS => hops = Some(value),
+                "data" | "datacontenttype" => {
+                    let rule = "no attribute may have this name: it is that of the data or its type";
+                    return Err(EnvelopeError::attribute(name, value, rule));
+                }
                 _ => {
                     let sound = (1..=20).contains(&name.len())
                         && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());

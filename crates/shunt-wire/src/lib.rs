@@ -14,8 +14,11 @@
 //! use shunt_wire::{Envelope, Kind, Mono, Name, Stamps, Topic};
 //!
 //! let source: Name = "front-door".parse()?;
+//! let mut stamps = Stamps::captured(Mono::from_nanos(1_000));
+//! // The bus does this when the event is published.
+//! stamps.close(&"inference".parse()?, Mono::from_nanos(1_500));
 //! let envelope = Envelope::new("7f3a-1", Kind::LABEL, source.clone(), "2026-11-21T09:00:00Z")
-//!     .with_stamps(Stamps::captured(Mono::from_nanos(1_000)))
+//!     .with_stamps(stamps)
 //!     .with_json(&serde_json::json!({"label": "cat"}))?;
 //! let message = envelope.to_binary();
 //! assert_eq!(Envelope::from_binary(message.content_type.as_deref(), &message.attributes, message.body)?, envelope);

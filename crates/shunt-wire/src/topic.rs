@@ -262,8 +262,11 @@ impl TopicFilter {
         &self.0
     }
 
-    /// Does this filter match that topic name? (MQTT 5.0, section 4.7.1)
+    /// Does this filter match that topic name? (MQTT 5.0, sections 4.7.1 and 4.7.2)
     pub fn matches(&self, topic: &str) -> bool {
+        if topic.starts_with('$') && self.0.starts_with(['+', '#']) {
+            return false;
+        }
         let (mut filter, mut levels) = (self.0.split('/'), topic.split('/'));
         loop {
             match (filter.next(), levels.next()) {

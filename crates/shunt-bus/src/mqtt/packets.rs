@@ -14,6 +14,7 @@ const DISCONNECT: u8 = 14;
 
 /// What came from the broker.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "it lives for a moment, and a box would cost each message")]
 pub(super) enum Incoming {
     /// The answer to an assured publish, with its reason code. `rumqttc` does not know all codes: for 0x95
     /// (packet too large), which Mosquitto sends, it would break the connection.

@@ -36,7 +36,7 @@ use crate::{
 };
 
 /// How long the broker keeps our session, with the assured messages for it, while we are away.
-const SESSION_EXPIRY: Duration = Duration::from_secs(24 * 60 * 60);
+const SESSION_EXPIRY: Duration = Duration::from_hours(24);
 /// After 1.5 times this without a packet of ours, the broker takes us for dead.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// How often we look whether the line is alive: two looks without a packet, and it is not.
@@ -104,10 +104,14 @@ struct Asked {
     pkid: u16,
     id: usize,
     /// A new subscriber waits; nothing for a subscription that is made again.
-    subscriber: Option<(Arc<Inbox>, oneshot::Sender<Result<(), SubscribeError>>)>,
+    subscriber: Option<Asker>,
 }
 
+/// A subscriber, and how it hears the broker's answer.
+type Asker = (Arc<Inbox>, oneshot::Sender<Result<(), SubscribeError>>);
+
 /// One connection.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 struct Talk {
     socket: Socket,
     /// What is to be written. Bounded by [`OUT_LIMIT`] and one message.
@@ -134,8 +138,8 @@ enum End {
 
 impl Session {
     pub(super) fn new(target: Target, link: &MqttLink, queues: Queues) -> Self {
-        let line = AckLine::new(Arc::clone(&link.wake));
-        let registry = Registry::new(Arc::clone(&line), Arc::clone(&link.common.counters));
+        let acks = AckLine::new(Arc::clone(&link.wake));
+        let registry = Registry::new(Arc::clone(&acks), Arc::clone(&link.common.counters));
         Self {
             target,
             common: Arc::clone(&link.common),
@@ -144,7 +148,7 @@ impl Session {
             closing: link.closing.clone(),
             end: link.end.clone(),
             gone: link.gone.clone(),
-            line,
+            line: acks,
             registry,
             inflight: VecDeque::new(),
             sent: 0,
@@ -263,7 +267,7 @@ impl Session {
                 () = self.end.cancelled() => return End::Closed,
                 _ = look.tick() => {
                     self.sweep();
-                    if let Err(broken) = self.keep_alive(&mut talk) {
+                    if let Err(broken) = Self::keep_alive(&mut talk) {
                         return End::Broken(broken);
                     }
                 }
@@ -448,7 +452,7 @@ impl Session {
         filter: &TopicFilter,
         delivery: Delivery,
         retained: RetainForwardRule,
-        subscriber: Option<(Arc<Inbox>, oneshot::Sender<Result<(), SubscribeError>>)>,
+        subscriber: Option<Asker>,
     ) {
         let pkid = self.fresh_pkid();
         let qos = match delivery {
@@ -468,7 +472,7 @@ impl Session {
         self.forget.extend(forget);
     }
 
-    fn keep_alive(&self, talk: &mut Talk) -> Result<(), Broken> {
+    fn keep_alive(talk: &mut Talk) -> Result<(), Broken> {
         if !talk.heard && talk.pinged {
             return Err(Broken::Silent);
         }
