@@ -179,9 +179,9 @@ where
         }
     };
     let port = listener.local_addr().map(|address| address.port()).ok();
-    let bus = match Bus::open(start.bus_options(port)) {
+    let bus = match Bus::open(bus_options(&start.bus_url, &start.name, port)) {
         Ok(bus) => bus,
-        Err(error) => return refuse(&[start.bad_bus(&error)]),
+        Err(error) => return refuse(&[bad_bus(&start.bus_url, &error)]),
     };
     let hub = start.hub.map(Hub::open);
     let store = Store::new(&start.common.data_dir, start.name.as_str());
@@ -400,32 +400,30 @@ impl<S: Settings> Start<S> {
             drain_limit,
         };
         let bus_url = get("SHUNT_BUS_URL").unwrap_or_else(|| "mqtt://bus:1883".to_owned());
-        let Some(layers) = layers else { return Err(bad) };
-        let start = Self { name, common, bus_url, listen, watchdog, hub, layers };
-        if bad.is_empty() {
-            return Ok(start);
+        if let (Some(layers), true) = (layers, bad.is_empty()) {
+            return Ok(Self { name, common, bus_url, listen, watchdog, hub, layers });
         }
         // The process ends at once; this only asks whether the address is one more mistake.
-        if let Err(error) = Bus::open(start.bus_options(None)) {
-            bad.push(start.bad_bus(&error));
+        if let Err(error) = Bus::open(bus_options(&bus_url, &name, None)) {
+            bad.push(bad_bus(&bus_url, &error));
         }
         Err(bad)
     }
+}
 
-    fn bus_options(&self, port: Option<u16>) -> BusOptions {
-        let version = env!("CARGO_PKG_VERSION").to_owned();
-        BusOptions {
-            url: self.bus_url.clone(),
-            module: self.name.clone(),
-            queue: BUS_QUEUE,
-            max_message: BUS_MESSAGE,
-            presence: Some(Presence { online: true, version, port }),
-            tls: None,
-        }
+fn bus_options(url: &str, module: &Name, port: Option<u16>) -> BusOptions {
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    BusOptions {
+        url: url.to_owned(),
+        module: module.clone(),
+        queue: BUS_QUEUE,
+        max_message: BUS_MESSAGE,
+        presence: Some(Presence { online: true, version, port }),
+        tls: None,
     }
+}
 
-    fn bad_bus(&self, error: &shunt_bus::BusError) -> BadVariable {
-        let (variable, value) = ("SHUNT_BUS_URL".to_owned(), self.bus_url.clone());
-        BadVariable { variable, value, rule: error.to_string() }
-    }
+fn bad_bus(url: &str, error: &shunt_bus::BusError) -> BadVariable {
+    let (variable, value) = ("SHUNT_BUS_URL".to_owned(), url.to_owned());
+    BadVariable { variable, value, rule: error.to_string() }
 }

@@ -83,14 +83,13 @@ struct Bucket {
 impl Condition {
     pub(crate) fn check(&self) -> Result<(), String> {
         match self {
-            Self::Is(_) => Ok(()),
             Self::Bounds(Bounds { min: None, max: None, not: None }) => {
                 Err("it has neither \"min\" nor \"max\" nor \"not\"".to_owned())
             }
             Self::Bounds(Bounds { min: Some(min), max: Some(max), .. }) if min > max => {
                 Err(format!("\"min\" {min} is above \"max\" {max}"))
             }
-            Self::Bounds(_) => Ok(()),
+            Self::Is(_) | Self::Bounds(_) => Ok(()),
         }
     }
 
@@ -110,7 +109,6 @@ impl Condition {
 // === impl Scalar ===
 
 impl Scalar {
-    #[expect(clippy::float_cmp, reason = "the user asks for this very number")]
     fn equals(&self, value: &Value) -> bool {
         match (self, value) {
             (Self::Bool(wanted), Value::Bool(found)) => wanted == found,

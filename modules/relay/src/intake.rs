@@ -71,21 +71,16 @@ impl Intake {
     pub(crate) fn set(&mut self, kinds: BTreeMap<Kind, KindSettings>) {
         self.running.retain(|kind, _| kinds.contains_key(kind));
         for (kind, settings) in kinds {
-            match self.running.get(&kind) {
-                Some(lane) => {
-                    lane.settings.send_if_modified(|current| {
-                        let changed = *current != settings;
-                        if changed {
-                            *current = settings;
-                        }
-                        changed
-                    });
-                }
-                None => {
-                    let (sender, receiver) = watch::channel(settings);
-                    self.tasks.spawn(self.desk.clone().work(kind.clone(), receiver));
-                    self.running.insert(kind, Lane { settings: sender });
-                }
+            if let Some(lane) = self.running.get(&kind) {
+                lane.settings.send_if_modified(|current| {
+                    let changed = *current != settings;
+                    *current = settings;
+                    changed
+                });
+            } else {
+                let (sender, receiver) = watch::channel(settings);
+                self.tasks.spawn(self.desk.clone().work(kind.clone(), receiver));
+                self.running.insert(kind, Lane { settings: sender });
             }
         }
     }

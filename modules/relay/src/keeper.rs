@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use crate::{
-    queue::{Bounds, Item, Place, Plan, Queue, QueueError},
+    queue::{Bounds, Item, Place, Plan, Queue, QueueError, Taken},
     tally::{Reason, Tally},
 };
 
@@ -43,7 +43,7 @@ pub(crate) struct Arrival {
 #[derive(Debug)]
 enum Request {
     /// The next events, this many at most; answered when there is one.
-    Take(usize, oneshot::Sender<Vec<(u64, Vec<u8>)>>),
+    Take(usize, oneshot::Sender<Taken>),
     /// The hub has this event, or will never have it.
     Done(u64),
 }
@@ -71,7 +71,7 @@ pub(crate) struct Keeper {
     batch: Vec<Arrival>,
     batch_bytes: usize,
     done: Vec<u64>,
-    take: Option<(usize, oneshot::Sender<Vec<(u64, Vec<u8>)>>)>,
+    take: Option<(usize, oneshot::Sender<Taken>)>,
     /// The change that failed, whose fate is open.
     failed: Option<Failed>,
     failing: bool,
@@ -108,7 +108,7 @@ struct Visit {
     /// What was done with is taken out.
     tidied: bool,
     dropped: u64,
-    taken: Vec<(u64, Vec<u8>)>,
+    taken: Taken,
     error: Option<QueueError>,
 }
 
@@ -116,7 +116,7 @@ struct Visit {
 
 impl Store {
     /// The next events, the oldest first; waits until there is one. Nothing if the keeper has ended.
-    pub(crate) async fn take(&self, most: usize) -> Vec<(u64, Vec<u8>)> {
+    pub(crate) async fn take(&self, most: usize) -> Taken {
         let (answer, events) = oneshot::channel();
         if self.0.send(Request::Take(most, answer)).await.is_err() {
             return Vec::new();

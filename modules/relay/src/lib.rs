@@ -71,24 +71,21 @@ pub async fn run(mut context: Context<RelaySettings>) -> anyhow::Result<()> {
         events: context.events.clone(),
         module: context.name.clone(),
     };
-    let outlet = match &context.hub {
-        Some(hub) => {
-            let outlet = Outlet {
-                hub: hub.clone(),
-                store,
-                output,
-                module: context.name.clone(),
-                tally: tally.clone(),
-                dead_letters: dead_letters.clone(),
-                linger: context.common.drain_limit / 2,
-            };
-            Some(context.tasks.spawn(outlet.run(context.shutdown.clone())))
-        }
-        None => {
-            tracing::warn!("There is no identity for a hub: events are kept on disk and not sent.");
-            context.health.note("hub", "no identity for a hub: events are kept on disk and not sent");
-            None
-        }
+    let outlet = if let Some(hub) = &context.hub {
+        let outlet = Outlet {
+            hub: hub.clone(),
+            store,
+            output,
+            module: context.name.clone(),
+            tally: tally.clone(),
+            dead_letters: dead_letters.clone(),
+            linger: context.common.drain_limit / 2,
+        };
+        Some(context.tasks.spawn(outlet.run(context.shutdown.clone())))
+    } else {
+        tracing::warn!("There is no identity for a hub: events are kept on disk and not sent.");
+        context.health.note("hub", "no identity for a hub: events are kept on disk and not sent");
+        None
     };
     let mut intake = Intake::new(
         context.bus.clone(),
@@ -118,6 +115,13 @@ pub async fn run(mut context: Context<RelaySettings>) -> anyhow::Result<()> {
     }
     keeper.await?;
     Ok(())
+}
+
+/// The table of the relay's metrics, in Markdown, for the reference.
+pub fn metrics_table() -> anyhow::Result<String> {
+    let collectors = Tally::new()?.collectors();
+    let collectors: Vec<_> = collectors.iter().map(AsRef::as_ref).collect();
+    Ok(shunt_module::docs::metrics_table(&collectors))
 }
 
 fn bounds_of(settings: &RelaySettings) -> Bounds {

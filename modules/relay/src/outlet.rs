@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     dead_letter::DeadLetters,
     keeper::Store,
+    queue::Taken,
     record::Record,
     tally::{Reason, Tally},
 };
@@ -29,6 +30,9 @@ pub(crate) struct Outlet {
     /// After shutdown: how long what is on disk is still sent, if the hub is there.
     pub(crate) linger: Duration,
 }
+
+/// A request for events that is under way.
+type Taking = Pin<Box<dyn Future<Output = Taken> + Send>>;
 
 /// An event on its way.
 struct Sending {
@@ -72,7 +76,7 @@ impl Outlet {
     /// Runs until shutdown, and then as long as there is something to send to a hub that is there, within limits.
     pub(crate) async fn run(self, shutdown: CancellationToken) {
         let mut flying = InFlight::default();
-        let mut taking: Option<Pin<Box<dyn Future<Output = Vec<(u64, Vec<u8>)>> + Send>>> = None;
+        let mut taking: Option<Taking> = None;
         let mut end: Option<Instant> = None;
         let mut state = self.hub.state();
         loop {
@@ -148,9 +152,7 @@ impl Outlet {
     }
 }
 
-async fn next_events(
-    taking: &mut Option<Pin<Box<dyn Future<Output = Vec<(u64, Vec<u8>)>> + Send>>>,
-) -> Vec<(u64, Vec<u8>)> {
+async fn next_events(taking: &mut Option<Taking>) -> Taken {
     match taking {
         Some(taking) => taking.await,
         None => std::future::pending().await,

@@ -83,6 +83,9 @@ pub(crate) struct Place {
     taken: u64,
 }
 
+/// Events that were handed out: running numbers and records, the oldest first.
+pub(crate) type Taken = Vec<(u64, Vec<u8>)>;
+
 /// Why the queue did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum QueueError {
@@ -277,11 +280,11 @@ impl Queue {
 
     /// Hands out the next events, the oldest first, this many at most. After an error nothing is handed out;
     /// [`Queue::recover`] must follow.
-    pub(crate) fn take(&mut self, most: usize) -> Result<Vec<(u64, Vec<u8>)>, QueueError> {
+    pub(crate) fn take(&mut self, most: usize) -> Result<Taken, QueueError> {
         self.read(most).inspect_err(|_| self.database = None)
     }
 
-    fn read(&mut self, most: usize) -> Result<Vec<(u64, Vec<u8>)>, QueueError> {
+    fn read(&mut self, most: usize) -> Result<Taken, QueueError> {
         let numbers: Vec<u64> =
             self.index.range(self.taken..).take(most).map(|(number, _)| *number).collect();
         let Some(last) = numbers.last().copied() else { return Ok(Vec::new()) };
@@ -328,5 +331,214 @@ impl Entry {
             .and_then(|stamp| stamp.try_into().ok())
             .ok_or_else(|| QueueError::Damaged("an event is cut off".to_owned()))?;
         Ok(Self { bytes: (value.len() - STAMP) as u64, at_ms: u64::from_le_bytes(stamp) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const WIDE: Bounds = Bounds { events: 1_000_000, bytes: 1 << 40 };
+
+    fn item(number: u64, size: usize) -> Item {
+        let mut bytes = vec![b'x'; size.max(8)];
+        bytes[..8].copy_from_slice(&number.to_le_bytes());
+        Item { at_ms: number, bytes: bytes.into() }
+    }
+
+    fn push(queue: &mut Queue, numbers: std::ops::Range<u64>, bounds: Bounds) -> u64 {
+        let plan = queue.plan(numbers.map(|number| item(number, 8)).collect(), Vec::new(), bounds);
+        queue.commit(&plan).unwrap();
+        plan.dropped
+    }
+
+    fn contents(taken: &Taken) -> Vec<u64> {
+        taken.iter().map(|(_, bytes)| u64::from_le_bytes(bytes[..8].try_into().unwrap())).collect()
+    }
+
+    #[test]
+    fn what_was_handed_out_and_not_done_comes_again_after_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut queue = Queue::open(folder.path()).unwrap();
+        push(&mut queue, 0..10, WIDE);
+        let taken = queue.take(4).unwrap();
+        assert_eq!(contents(&taken), [0, 1, 2, 3]);
+        let plan = queue.plan(Vec::new(), vec![taken[1].0], WIDE);
+        queue.commit(&plan).unwrap();
+        drop(queue);
+        let mut queue = Queue::open(folder.path()).unwrap();
+        assert_eq!(contents(&queue.take(100).unwrap()), [0, 2, 3, 4, 5, 6, 7, 8, 9]);
+        assert_eq!(queue.measure(), Measure { events: 9, bytes: 72, oldest_ms: Some(0) });
+    }
+
+    #[test]
+    fn a_full_queue_drops_its_oldest_events_but_none_that_is_on_its_way() {
+        let folder = tempfile::tempdir().unwrap();
+        let bounds = Bounds { events: 5, bytes: 1 << 30 };
+        let mut queue = Queue::open(folder.path()).unwrap();
+        assert_eq!(push(&mut queue, 0..5, bounds), 0);
+        assert_eq!(contents(&queue.take(2).unwrap()), [0, 1]);
+        assert_eq!(push(&mut queue, 5..7, bounds), 2);
+        assert_eq!(contents(&queue.take(100).unwrap()), [4, 5, 6]);
+        // All are on their way: there is room for nothing new.
+        assert_eq!(push(&mut queue, 7..9, bounds), 2);
+        assert_eq!(queue.measure().events, 5);
+    }
+
+    #[test]
+    fn bounds_that_became_narrower_hold_at_the_next_change() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut queue = Queue::open(folder.path()).unwrap();
+        push(&mut queue, 0..10, WIDE);
+        let narrow = Bounds { events: 100, bytes: 30 };
+        assert_eq!(push(&mut queue, 10..11, narrow), 8);
+        assert_eq!(contents(&queue.take(100).unwrap()), [8, 9, 10]);
+    }
+
+    #[test]
+    fn garbage_is_found_and_moved_aside_and_numbers_are_never_given_twice() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("queue.redb"), vec![7; 20_000]).unwrap();
+        assert!(matches!(Queue::open(folder.path()), Err(QueueError::Damaged(_))));
+        Queue::move_aside(folder.path()).unwrap();
+        let mut queue = Queue::open_at(folder.path(), Place { next: 50, taken: 50 }).unwrap();
+        push(&mut queue, 0..1, WIDE);
+        assert_eq!(queue.take(1).unwrap()[0].0, 50);
+    }
+
+    #[test]
+    fn a_change_that_landed_although_it_failed_is_recognised() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut queue = Queue::open(folder.path()).unwrap();
+        let plan = queue.plan(vec![item(1, 8)], Vec::new(), WIDE);
+        assert!(!queue.has_landed(&plan));
+        queue.commit(&plan).unwrap();
+        queue.recover().unwrap();
+        assert!(queue.has_landed(&plan));
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Push(Vec<usize>),
+        Take(usize),
+        Done(Vec<prop::sample::Index>),
+        /// The process ends, with or without a chance to tidy up.
+        Restart {
+            killed: bool,
+        },
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => prop::collection::vec(8..300_usize, 0..12).prop_map(Step::Push),
+            3 => (1..8_usize).prop_map(Step::Take),
+            3 => prop::collection::vec(any::<prop::sample::Index>(), 1..6).prop_map(Step::Done),
+            1 => any::<bool>().prop_map(|killed| Step::Restart { killed }),
+        ]
+    }
+
+    /// The queue as one would think of it.
+    #[derive(Default)]
+    struct Model {
+        /// Events: their content and size, handed out or not.
+        events: VecDeque<(u64, u64, bool)>,
+        dropped: u64,
+    }
+
+    impl Model {
+        fn bound(&mut self, bounds: Bounds) {
+            let full = |events: &VecDeque<(u64, u64, bool)>| {
+                events.len() as u64 > bounds.events
+                    || events.iter().map(|(_, size, _)| size).sum::<u64>() > bounds.bytes
+            };
+            while full(&self.events) {
+                let Some(oldest) = self.events.iter().position(|(_, _, taken)| !taken) else { break };
+                self.events.remove(oldest);
+                self.dropped += 1;
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+        #[test]
+        fn the_queue_does_what_a_simple_model_does(
+            steps in prop::collection::vec(step(), 1..40),
+            events in 1..20_u64,
+            bytes in 300..3_000_u64,
+        ) {
+            let bounds = Bounds { events, bytes };
+            let mut folder = tempfile::tempdir().unwrap();
+            let mut queue = Queue::open(folder.path()).unwrap();
+            let (mut model, mut next, mut dropped) = (Model::default(), 0, 0);
+            // Running number and content of what is on its way.
+            let mut flying: Vec<(u64, u64)> = Vec::new();
+            for step in steps {
+                match step {
+                    Step::Push(sizes) => {
+                        let items: Vec<_> = sizes.iter().zip(next..).map(|(size, number)| item(number, *size)).collect();
+                        for (size, number) in sizes.iter().zip(next..) {
+                            model.events.push_back((number, *size as u64, false));
+                        }
+                        next += sizes.len() as u64;
+                        model.bound(bounds);
+                        let plan = queue.plan(items, Vec::new(), bounds);
+                        queue.commit(&plan).unwrap();
+                        dropped += plan.dropped;
+                    }
+                    Step::Take(most) => {
+                        let taken = queue.take(most).unwrap();
+                        let expected: Vec<u64> = model
+                            .events
+                            .iter_mut()
+                            .filter(|(_, _, taken)| !*taken)
+                            .take(most)
+                            .map(|(number, _, taken)| { *taken = true; *number })
+                            .collect();
+                        prop_assert_eq!(contents(&taken), expected.clone());
+                        flying.extend(taken.iter().map(|(number, _)| *number).zip(expected));
+                    }
+                    Step::Done(which) => {
+                        let mut done = Vec::new();
+                        for index in which {
+                            if !flying.is_empty() {
+                                let (number, content) = flying.remove(index.index(flying.len()));
+                                done.push(number);
+                                model.events.retain(|(number, _, _)| *number != content);
+                            }
+                        }
+                        let plan = queue.plan(Vec::new(), done, bounds);
+                        queue.commit(&plan).unwrap();
+                        dropped += plan.dropped;
+                    }
+                    Step::Restart { killed } => {
+                        if killed {
+                            // What a killed process leaves: the file as it is while it is open.
+                            let left = tempfile::tempdir().unwrap();
+                            fs::copy(folder.path().join("queue.redb"), left.path().join("queue.redb")).unwrap();
+                            drop(queue);
+                            folder = left;
+                        } else {
+                            drop(queue);
+                        }
+                        queue = Queue::open(folder.path()).unwrap();
+                        flying.clear();
+                        for (_, _, taken) in &mut model.events {
+                            *taken = false;
+                        }
+                    }
+                }
+                let measure = queue.measure();
+                prop_assert_eq!(measure.events, model.events.len() as u64);
+                prop_assert_eq!(measure.bytes, model.events.iter().map(|(_, size, _)| size).sum::<u64>());
+                prop_assert_eq!(measure.oldest_ms, model.events.front().map(|(number, _, _)| *number));
+                prop_assert_eq!(dropped, model.dropped);
+            }
+        }
     }
 }
