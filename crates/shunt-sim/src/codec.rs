@@ -32,6 +32,7 @@ pub(crate) struct Will {
 pub(crate) struct Connect {
     pub(crate) client_id: String,
     pub(crate) keep_alive_s: u16,
+    pub(crate) clean_session: bool,
     pub(crate) will: Option<Will>,
     pub(crate) user_name: Option<String>,
     pub(crate) password: Option<Bytes>,
@@ -145,7 +146,8 @@ fn connect(body: &mut Bytes) -> Result<Connect, CodecError> {
         if flags & 0x04 == 0 { None } else { Some(Will { topic: text(body)?, payload: binary(body)? }) };
     let user_name = if flags & 0x80 == 0 { None } else { Some(text(body)?) };
     let password = if flags & 0x40 == 0 { None } else { Some(binary(body)?) };
-    Ok(Connect { client_id, keep_alive_s, will, user_name, password })
+    let clean_session = flags & 0x02 != 0;
+    Ok(Connect { client_id, keep_alive_s, clean_session, will, user_name, password })
 }
 
 fn publish(flags: u8, mut body: Bytes) -> Result<Publish, CodecError> {
@@ -196,9 +198,9 @@ fn text(body: &mut Bytes) -> Result<String, CodecError> {
     Ok(text.to_owned())
 }
 
-/// CONNACK with session-present 0, which edgeHub sends in every case.
-pub(crate) fn connack(out: &mut BytesMut, code: u8) {
-    out.put_slice(&[0x20, 2, 0, code]);
+/// CONNACK.
+pub(crate) fn connack(out: &mut BytesMut, session_present: bool, code: u8) {
+    out.put_slice(&[0x20, 2, u8::from(session_present), code]);
 }
 
 pub(crate) fn puback(out: &mut BytesMut, packet_id: u16) {

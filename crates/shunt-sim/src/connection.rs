@@ -16,7 +16,7 @@ use crate::{
     fault,
     identity::{ClientId, UserNameError, parse_user_name},
     message::{Message, MessageError, telemetry_topic},
-    state::{Command, Inner, MethodAnswer},
+    state::{Command, Inner, MethodAnswer, Opened},
     token::{self, Token, TokenError},
 };
 
@@ -158,7 +158,9 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
             return refuse(&mut stream, refusal.code()).await;
         }
     };
-    let Some((number, commands, close, signal)) = inner.open_session(&client, model_id) else {
+    let Some(Opened { number, commands, close, signal, restored }) =
+        inner.open_session(&client, model_id, connect.clean_session)
+    else {
         return refuse(&mut stream, NOT_AUTHORIZED).await;
     };
     tracing::info!(%client, "A client is connected.");
@@ -168,7 +170,7 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     };
     let now = Instant::now();
     let mut outgoing = BytesMut::new();
-    codec::connack(&mut outgoing, 0);
+    codec::connack(&mut outgoing, restored, 0);
     let mut connection = Connection {
         inner,
         stream,
@@ -224,7 +226,7 @@ async fn first_packet<S: AsyncRead + Unpin>(stream: &mut S, incoming: &mut Bytes
 
 async fn refuse<S: AsyncWrite + Unpin>(stream: &mut S, code: u8) {
     let mut out = BytesMut::new();
-    codec::connack(&mut out, code);
+    codec::connack(&mut out, false, code);
     let answer = async {
         stream.write_all(&out).await?;
         stream.flush().await?;

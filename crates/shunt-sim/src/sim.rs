@@ -69,6 +69,10 @@ pub struct SimOptions {
     pub token_check_interval: Duration,
     /// How long edgeHub waits before it gives a method to a module that has just subscribed; 3 s.
     pub method_settle: Duration,
+    /// Whether subscriptions outlive a connection with clean session 0. edgeHub with its persistent store restores
+    /// them, but is known to lose them (Azure/iotedge issues 4050 and 5292), so a client must subscribe again; the
+    /// default keeps none and shows which clients do. Microsoft's Python SDK does not.
+    pub keep_sessions: bool,
     /// No CONNECT within this time: closed; none means edgeHub's 60 s.
     pub connect_limit: Option<Duration>,
     /// `RuntimeLogLevel` in the environment of the modules.
@@ -91,6 +95,7 @@ impl Default for SimOptions {
             message_ack_timeout: Duration::from_secs(30),
             token_check_interval: Duration::from_secs(300),
             method_settle: Duration::from_secs(3),
+            keep_sessions: false,
             connect_limit: None,
             log_level: "info".to_owned(),
         }

@@ -87,6 +87,8 @@ pub(crate) struct Identity {
     pending_report: Map<String, Value>,
     pub(crate) model_id: Option<String>,
     pub(crate) session: Option<Session>,
+    /// Subscriptions of the last session, where sessions are kept.
+    kept: Option<Subscriptions>,
     pub(crate) inbox: Queue,
     /// Wakes the connection when something was put into the inbox or a filter was added.
     pub(crate) inbox_signal: Arc<Notify>,
@@ -102,8 +104,19 @@ pub(crate) struct Identity {
 pub(crate) struct Session {
     pub(crate) number: u64,
     pub(crate) subscriptions: Subscriptions,
+    clean: bool,
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) close: CancellationToken,
+}
+
+/// A session that was opened.
+pub(crate) struct Opened {
+    pub(crate) number: u64,
+    pub(crate) commands: mpsc::Receiver<Command>,
+    pub(crate) close: CancellationToken,
+    pub(crate) signal: Arc<Notify>,
+    /// The subscriptions of the session before are in force again.
+    pub(crate) restored: bool,
 }
 
 /// To a connection: publish this.
@@ -115,7 +128,7 @@ pub(crate) struct Command {
 }
 
 /// What a client subscribed to, by the forms that edgeHub knows, with the quality of service granted.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(crate) struct Subscriptions {
     pub(crate) methods: Option<u8>,
     pub(crate) desired: Option<u8>,
@@ -195,6 +208,7 @@ impl Identity {
             pending_report: Map::new(),
             model_id: None,
             session: None,
+            kept: None,
             inbox: Queue::default(),
             inbox_signal: Arc::new(Notify::new()),
             lose_desired: 0,
@@ -234,6 +248,7 @@ impl Identity {
     fn end_session(&mut self) {
         if let Some(session) = self.session.take() {
             session.close.cancel();
+            self.kept = (!session.clean).then_some(session.subscriptions);
         }
     }
 }
@@ -357,23 +372,31 @@ impl Inner {
         &self,
         client: &ClientId,
         model_id: Option<String>,
-    ) -> Option<(u64, mpsc::Receiver<Command>, CancellationToken, Arc<Notify>)> {
+        clean: bool,
+    ) -> Option<Opened> {
         let mut state = self.lock();
         let number = state.number();
         let identity = state.identities.get_mut(client)?;
         identity.end_session();
+        let kept = identity.kept.take().filter(|_| self.options.keep_sessions && !clean);
+        let restored = kept.is_some();
         // Full: the connection is closed, see `Identity::publish`.
-        let (commands, receiver) = mpsc::channel(MAX_COMMANDS);
+        let (sender, commands) = mpsc::channel(MAX_COMMANDS);
         let close = self.stop.child_token();
-        identity.session =
-            Some(Session { number, subscriptions: Subscriptions::default(), commands, close: close.clone() });
+        identity.session = Some(Session {
+            number,
+            subscriptions: kept.unwrap_or_default(),
+            clean,
+            commands: sender,
+            close: close.clone(),
+        });
         if model_id.is_some() {
             identity.model_id = model_id;
         }
         let signal = identity.inbox_signal.clone();
         drop(state);
         self.session_changed();
-        Some((number, receiver, close, signal))
+        Some(Opened { number, commands, close, signal, restored })
     }
 
     /// Ends the session, if it is still this one.
@@ -382,7 +405,7 @@ impl Inner {
         if let Some(identity) = state.identities.get_mut(client)
             && identity.session.as_ref().is_some_and(|session| session.number == number)
         {
-            identity.session = None;
+            identity.end_session();
         }
         drop(state);
         self.session_changed();

@@ -330,6 +330,31 @@ async fn a_module_that_is_deleted_loses_its_connection_and_its_socket() -> anyho
     Ok(())
 }
 
+#[tokio::test]
+async fn subscriptions_end_with_the_connection_unless_sessions_are_kept() -> anyhow::Result<()> {
+    for keep_sessions in [false, true] {
+        let stand = start_with(SimOptions { keep_sessions, ..SimOptions::default() }, &["relay"]).await?;
+        let mut first = Probe::connect(&stand, "relay").await?;
+        first.subscribe("$iothub/twin/PATCH/properties/desired/#", QoS::AtMostOnce).await?;
+        drop(first);
+        eventually(LIMIT, || async { !stand.is_connected("relay") }).await;
+        let mut connect = Connect::new(format!("{DEVICE}/relay"));
+        connect.clean_session = false;
+        connect.set_login(user_name("relay"), module_token(&stand, "relay"));
+        let mut second = Probe::dial(&stand).await?;
+        second.send(&Packet::Connect(connect)).await?;
+        let Packet::ConnAck(ack) = second.receive().await? else { panic!("no CONNACK") };
+        assert_eq!(ack.session_present, keep_sessions);
+        stand.patch_desired("relay", &serde_json::json!({"a": 1}))?;
+        if keep_sessions {
+            second.receive_publish().await?;
+        } else {
+            second.quiet().await?;
+        }
+    }
+    Ok(())
+}
+
 impl Probe {
     async fn telemetry_as(&mut self, module: &str) -> anyhow::Result<()> {
         let topic = format!("devices/{DEVICE}/modules/{module}/messages/events/");

@@ -4,6 +4,7 @@ mod connect;
 mod hub;
 mod inputs;
 mod methods;
+mod sdk;
 mod support;
 mod telemetry;
 mod twins;
