@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     EnvironmentOrigin, Expansion, Finding, ManifestError, Options, Report, Severity,
     content::{self, Entry, PIECE_LENGTH, PIECES_MADE, PIECES_READ, below, object},
+    duplicates::duplicates,
     environment::{RESERVED, next_placeholder},
     expand,
     routes::{Route, Sink},
@@ -55,6 +56,10 @@ fn check_named(text: &str, file: &Path, folder: &Path, options: &Options) -> Res
         let message = format!("createOptions of {} have {length} characters", entry.name);
         let allowed = format!("allowed are {PIECES_MADE} pieces of {PIECE_LENGTH}");
         findings.push(Finding::error("create-options", place, message, &allowed));
+    }
+    for place in duplicates(&options.environment.fill_in(text)) {
+        let message = "the name stands twice in its object, and only the last is read".to_owned();
+        findings.push(Finding::error("duplicate", place, message, "names must differ"));
     }
     // The file as it was written; where it is JSON only once variables are in, it cannot be looked at in this way.
     if let Ok(written) = serde_json::from_str::<Value>(text) {

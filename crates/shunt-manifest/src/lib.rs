@@ -34,6 +34,7 @@
 
 mod check;
 mod content;
+mod duplicates;
 mod environment;
 mod expand;
 mod finding;

@@ -548,6 +548,16 @@ fn a_template_is_held_against_the_templates_schema_that_no_tool_applies() -> any
 }
 
 #[test]
+fn a_module_that_stands_twice_is_told_of() -> anyhow::Result<()> {
+    let text = places::manifest()?.to_string().replacen("\"camera\":", "\"relay\":", 1);
+    let report = check_text(&text, &repo_root(), &places::options())?;
+    let place = format!("{AGENT}/modules/relay");
+    let found = report.findings.iter().any(|finding| finding.rule == "duplicate" && finding.path == place);
+    assert!(found, "{}", lines(&report.findings));
+    Ok(())
+}
+
+#[test]
 fn create_options_beyond_eight_pieces_are_told_of_with_all_else() -> anyhow::Result<()> {
     let mut template: Value = serde_json::from_str(&fs::read_to_string(&places::templates()[0])?)?;
     set(
