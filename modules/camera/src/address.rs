@@ -31,7 +31,7 @@ pub(crate) enum AddressError {
     Url(String),
     #[cfg_attr(feature = "opencv", expect(dead_code, reason = "this build can"))]
     #[error(
-        "video files and RTSP need OpenCV, which this build lacks: take the image camera-opencv, or build with --features opencv (scripts/demo --opencv)"
+        "video files and RTSP need OpenCV, which this build lacks: take the image for the platform amd64.opencv, or build with --features opencv (scripts/demo --opencv)"
     )]
     NeedsOpencv,
 }
@@ -131,7 +131,7 @@ mod tests {
     fn without_opencv_video_is_refused_with_the_way_out() {
         for text in ["rtsp://camera/1", "/clips/door.mp4"] {
             let message = text.parse::<Address>().unwrap_err().to_string();
-            assert!(message.contains("image camera-opencv") && message.contains("--features opencv"));
+            assert!(message.contains("platform amd64.opencv") && message.contains("--features opencv"));
         }
     }
 

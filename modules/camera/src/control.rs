@@ -163,6 +163,7 @@ impl Control {
     ) -> Result<T, SourceError> {
         self.runtime.block_on(async {
             tokio::select! {
+                biased;
                 () = self.stop.cancelled() => Err(SourceError::Stopped),
                 result = tokio::time::timeout(limit, future) => {
                     result.map_err(|_| SourceError::TimedOut { seconds: limit.as_secs() })
@@ -175,6 +176,7 @@ impl Control {
     pub(crate) fn wait_until(&self, moment: Instant) -> Result<(), SourceError> {
         self.runtime.block_on(async {
             tokio::select! {
+                biased;
                 () = self.stop.cancelled() => Err(SourceError::Stopped),
                 () = tokio::time::sleep_until(moment) => Ok(()),
             }

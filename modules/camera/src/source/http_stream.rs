@@ -28,7 +28,7 @@ pub(super) struct HttpStream {
 impl HttpStream {
     pub(super) fn open(url: &str, control: &Control) -> Result<Self, SourceError> {
         // Somebody may have chosen a provider for the process already; any will do.
-        drop(rustls::crypto::ring::default_provider().install_default());
+        rustls::crypto::ring::default_provider().install_default().ok();
         let client = Client::builder().tcp_nodelay(true).connect_timeout(CONNECT).build().map_err(failure)?;
         let request = client.get(url).header(header::ACCEPT, "multipart/x-mixed-replace, image/jpeg");
         let response = control.wait_for(CONNECT, request.send())?.map_err(failure)?;
