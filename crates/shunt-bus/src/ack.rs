@@ -53,7 +53,8 @@ const SAID: usize = 256;
 
 #[derive(Debug, Default)]
 struct Line {
-    /// Bounded by the receive maximum: the broker sends no more before it has our acknowledgements.
+    /// Bounded by the receive maximum (the broker sends no more before it has our acknowledgements), and by the
+    /// number of packet identifiers where a broker does not keep to that.
     waiting: VecDeque<Entry>,
     /// Those of earlier connections of the same session, which the broker may deliver again. Bounded likewise.
     before: Vec<Entry>,

@@ -16,7 +16,7 @@ use crate::{Ack, Delivery, message::Arrived};
 /// One subscriber's waiting messages.
 ///
 /// Fast ones are bounded by `capacity`: the newest wins, the oldest is dropped and counted. Assured ones are
-/// never dropped; the broker sends no more than the receive maximum before it has our acknowledgements.
+/// never dropped; their number is bounded by what waits for an acknowledgement ([`crate::ack::AckLine`]).
 #[derive(Debug)]
 pub(crate) struct Inbox {
     pub(crate) delivery: Delivery,

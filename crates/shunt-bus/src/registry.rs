@@ -21,7 +21,8 @@ const GRACE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) struct Registry {
     entries: Vec<Subscribed>,
-    /// Assured messages that no subscriber is there for, since when. Bounded by the receive maximum.
+    /// Assured messages that no subscriber is there for, since when. Bounded like what waits for an
+    /// acknowledgement.
     unclaimed: VecDeque<(Instant, Item)>,
     next_id: usize,
     line: Arc<AckLine>,
