@@ -2,9 +2,9 @@
 //!
 //! It promises:
 //!
-//! - [`expand`] gives what iotedgedev and the VS Code extension generate from a template: environment put in, images named
+//! - [`expand()`] gives what iotedgedev and the VS Code extension generate from a template: environment put in, images named
 //!   after `module.json`, `createOptions` turned into texts of at most 512 characters;
-//! - [`check`] applies the published schemas as the real tools do (iotedgedev's, and those of `az iot edge set-modules`),
+//! - [`check()`] applies the published schemas as the real tools do (iotedgedev's, and those of `az iot edge set-modules`),
 //!   and finds what these let pass: placeholders nobody filled, a schema version nobody knows, routes that edgeHub would
 //!   refuse or that lead nowhere, variables of the environment that rewrite the manifest, secrets, and more;
 //! - [`routes`] is the language of routes, with edgeHub's rules.
