@@ -19,7 +19,7 @@ pub struct FaceFinder {
 /// Which faces count.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct FaceOptions {
-    /// The least score, 0 to 1. Default 0.5.
+    /// The least score, 0 to 1. Default 0.6, as in `MediaPipe`'s own graph of the full range model.
     pub min_score: f32,
     /// The most faces of a picture; those with the best scores are kept. Default 16.
     pub max_faces: usize,
@@ -36,7 +36,7 @@ enum Decoder {
 
 impl Default for FaceOptions {
     fn default() -> Self {
-        Self { min_score: 0.5, max_faces: 16 }
+        Self { min_score: 0.6, max_faces: 16 }
     }
 }
 

@@ -85,14 +85,16 @@ impl Judge {
                 return Some(Verdict::Unusable(Box::new(job.envelope), error.to_string()));
             }
         };
-        self.tally.frames.inc();
         self.tally.inference.observe(judgement.inference_ms / 1e3);
         let size = (picture.width, picture.height);
         if matches!(job.frame.pixels, FramePixels::Shared { .. }) {
             // The memory serves for the next frame.
             buffer.pixels = picture.pixels;
         }
-        match self.events(&job, size, &judgement, &models.names()) {
+        let events = self.events(&job, size, &judgement, &models.names());
+        // Last, so that whoever sees the frame counted sees its faces counted too.
+        self.tally.frames.inc();
+        match events {
             Ok(events) if events.is_empty() => None,
             Ok(events) => Some(Verdict::Faces(events)),
             Err(error) => {

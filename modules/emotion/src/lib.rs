@@ -38,13 +38,10 @@ mod tracks;
 
 use std::{path::PathBuf, sync::Arc, thread};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use shunt_frames::FrameReader;
 use shunt_module::{Context, Health, Problems, Proposal};
-use tokio::{
-    sync::{mpsc, oneshot},
-    time::timeout,
-};
+use tokio::{sync::mpsc, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 pub use crate::settings::EmotionSettings;
@@ -79,7 +76,7 @@ pub async fn run(mut context: Context<EmotionSettings>) -> anyhow::Result<()> {
         letters: letters(),
         tally: tally.clone(),
     };
-    let intake = context.tasks.spawn(intake.run(context.shutdown.clone()));
+    let mut intake = context.tasks.spawn(intake.run(context.shutdown.clone()));
 
     let loader = Loader {
         models_dir: context.common.models_dir.clone(),
@@ -88,37 +85,39 @@ pub async fn run(mut context: Context<EmotionSettings>) -> anyhow::Result<()> {
         shutdown: context.shutdown.clone(),
     };
     context.health.set("models", Err("the models are being loaded".to_owned()));
+    // Cancelled when the judge's thread ends, in whatever way.
+    let judge_ended = CancellationToken::new();
+    let guard = judge_ended.clone().drop_guard();
     let judge = {
         let (mailbox, events, tally) = (Arc::clone(&mailbox), context.events.clone(), tally.clone());
         let folder = context.common.data_dir.join(context.name.as_str());
         let frames = context.common.frames_dir.as_deref().map(FrameReader::new);
-        let (ended, judge_ended) = oneshot::channel::<()>();
-        thread::Builder::new()
-            .name("judge".to_owned())
-            .spawn(move || {
-                let tracks = Tracks::open(&folder);
-                Judge { mailbox, in_use, events, tally, tracks, frames, verdicts }.run();
-                drop(ended);
-            })
-            .context("the judge's thread cannot be started")?;
-        judge_ended
+        move || {
+            let tracks = Tracks::open(&folder);
+            Judge { mailbox, in_use, events, tally, tracks, frames, verdicts }.run();
+            drop(guard);
+        }
     };
+    thread::Builder::new()
+        .name("judge".to_owned())
+        .spawn(judge)
+        .context("the judge's thread cannot be started")?;
     if let Err(problems) = loader.load(context.settings.current()).await {
         tracing::error!("The models cannot be used; waiting for other settings: {problems}.");
     }
 
-    loop {
+    let ended = loop {
         tokio::select! {
-            () = context.shutdown.cancelled() => break,
+            // Ends at shutdown, and where the bus refuses the subscription: no work is left then.
+            ended = &mut intake => break ended,
+            () = judge_ended.cancelled() => break Ok(Err(anyhow!("the judge's thread has ended"))),
             change = context.settings.change() => loader.change(change).await,
         }
-    }
-    intake.await??;
+    };
     mailbox.close();
     // The judge finishes the frame it has, then its verdicts are published as far as time and the broker allow.
     let rest = async {
-        // The sender is dropped at the thread's end; that is the message.
-        judge.await.ok();
+        judge_ended.cancelled().await;
         outlet.await
     };
     match timeout(context.common.drain_limit / 2, rest).await {
@@ -127,7 +126,7 @@ pub async fn run(mut context: Context<EmotionSettings>) -> anyhow::Result<()> {
             tracing::error!("The last emotion events were not published: the broker did not take them.");
         }
     }
-    Ok(())
+    ended?
 }
 
 /// Loads models on a thread for heavy work and puts them in use.

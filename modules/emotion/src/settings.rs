@@ -37,7 +37,8 @@ impl Default for EmotionSettings {
         Self {
             face_model: "blazeface-full-range".to_owned(),
             emotion_model: "ferplus-small".to_owned(),
-            min_score: 0.5,
+            // As MediaPipe's own graph of the full range model; below it, badges and hands look like faces.
+            min_score: 0.6,
             max_faces: 16,
         }
     }

@@ -1,5 +1,12 @@
 //! Real models on real pictures.
 
+#![expect(
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a test ends by a panic"
+)]
+
 mod accuracy;
 mod conformance;
 mod faces;

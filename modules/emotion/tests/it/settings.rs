@@ -1,0 +1,89 @@
+//! Changes by twin, and models that cannot be used.
+
+use emotion::EmotionSettings;
+use shunt_testkit::eventually;
+use shunt_wire::events::Expression;
+
+use crate::stage::{LIMIT, Stage, astronaut, changed_catalog, sample, with_models};
+
+#[tokio::test]
+async fn models_are_exchanged_while_frames_come() {
+    let mut stage = Stage::start().await;
+    stage.settings.propose(with_models("blazeface-short-range", "ferplus-small")).await.unwrap();
+    stage.show(&astronaut()).await;
+    let emotion = stage.emotion().await;
+    assert_eq!(emotion.models, ["blazeface-short-range", "ferplus-small"]);
+    assert_eq!(emotion.emotion, Expression::Happiness);
+}
+
+#[tokio::test]
+async fn a_model_that_does_not_load_is_refused_and_the_old_one_serves_on() {
+    let mut stage = Stage::start().await;
+    let problems = stage.settings.propose(with_models("yunet", "minixception-human")).await.unwrap_err();
+    let problems: Vec<_> = problems.iter().collect();
+    assert_eq!(problems.len(), 2, "{problems:?}");
+    assert_eq!(problems[0].0, "face_model");
+    assert!(
+        problems[0].1.starts_with("there is no model \"yunet\" in the catalog; it knows "),
+        "{problems:?}"
+    );
+    assert_eq!(problems[1].0, "emotion_model");
+    assert!(problems[1].1.contains("shunt models fetch minixception-human"), "{problems:?}");
+    stage.show(&astronaut()).await;
+    assert_eq!(stage.emotion().await.models, ["blazeface-full-range", "ferplus-small"]);
+    assert_eq!(stage.get("/readyz").await.unwrap().0, 200);
+}
+
+#[tokio::test]
+async fn threshold_and_number_of_faces_take_effect() {
+    let mut stage = Stage::start().await;
+    let sure = EmotionSettings { min_score: 0.99, ..EmotionSettings::default() };
+    stage.settings.propose(sure).await.unwrap();
+    assert!(stage.emotions_without_face(&astronaut()).await);
+    stage.settings.propose(EmotionSettings { max_faces: 2, ..EmotionSettings::default() }).await.unwrap();
+    let Some(four) = sample("face.jpg") else { return stage.check_alive().await };
+    assert_eq!(stage.emotions_of(&four).await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_module_without_its_model_lives_says_why_and_starts_when_it_gets_one() {
+    let settings = with_models("blazeface-full-range", "minixception-human");
+    let mut stage = Stage::start_with(settings, |_| ()).await;
+    eventually(LIMIT, || async {
+        let answer = stage.get("/readyz").await;
+        answer.is_ok_and(|(status, text)| {
+            status == 503 && text.contains("shunt models fetch minixception-human")
+        })
+    })
+    .await;
+    assert_eq!(stage.get("/healthz").await.unwrap().0, 200);
+    let (status, text) = stage.post("/faces", "x").await;
+    assert_eq!(status, 503, "{text}");
+    let skipped = "shunt_emotion_frames_skipped_total{reason=\"no_models\"}";
+    eventually(LIMIT, || async {
+        stage.show(&astronaut()).await;
+        stage.count(skipped).await > 0
+    })
+    .await;
+
+    stage.settings.propose(EmotionSettings::default()).await.unwrap();
+    assert_eq!(stage.get("/readyz").await.unwrap().0, 200);
+    stage.check_alive().await;
+}
+
+#[tokio::test]
+async fn a_model_with_the_wrong_digest_is_refused_by_name() {
+    let right = "f9e6f76f75205fd22357f817927603d3cda4e93b8087ef114ab90c114afee27a";
+    let wrong = "0".repeat(64);
+    let stage = Stage::start_with(EmotionSettings::default(), |common| {
+        changed_catalog(common, right, &wrong);
+    })
+    .await;
+    eventually(LIMIT, || async {
+        let Ok((status, text)) = stage.get("/readyz").await else { return false };
+        let parts = ["ferplus_small.onnx", "wrong digest", &wrong, right, "shunt models fetch ferplus-small"];
+        status == 503 && parts.iter().all(|part| text.contains(part))
+    })
+    .await;
+    assert_eq!(stage.get("/healthz").await.unwrap().0, 200);
+}
