@@ -52,7 +52,7 @@ fn main() -> anyhow::Result<()> {
 /// The model on an input that is ready.
 fn alone(model: &Model, frame: &Picture) -> anyhow::Result<f64> {
     let (input, _) = model.whole(frame);
-    median(|| model.run(input.clone()).map(drop))
+    Ok(median(|| model.run(input.clone()).map(drop))?)
 }
 
 fn median<E>(mut work: impl FnMut() -> Result<(), E>) -> Result<f64, E> {
