@@ -191,8 +191,10 @@ impl Desk {
         for _ in 0..MOST_LEFTOVERS {
             match timeout(LEFTOVERS, subscription.next()).await {
                 Ok(Some(received)) => self.drop_it(Some(kind), Reason::Filtered, received),
-                Ok(None) | Err(_) => return,
+                Ok(None) | Err(_) => break,
             }
         }
+        // A subscription that is only dropped lives on at the broker, for the next process.
+        subscription.unsubscribe();
     }
 }
