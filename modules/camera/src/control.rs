@@ -79,9 +79,9 @@ impl SourceState {
     }
 
     /// The source failed and will be tried again.
-    pub(crate) fn failed(&self, address: &dyn std::fmt::Display, reason: String) {
+    pub(crate) fn failed(&self, address: &dyn std::fmt::Display, reason: &dyn std::fmt::Display) {
         self.metrics.source_errors.inc();
-        self.set_failing(address, reason);
+        self.set_failing(address, &reason.to_string());
     }
 
     /// A picture of the source cannot be read. Said once until one can; many in a row make a failing source.
@@ -95,10 +95,8 @@ impl SourceState {
         if count == 1 {
             tracing::warn!(%reason, "A picture of the source cannot be read and is skipped.");
         } else if count == MANY_DAMAGED {
-            self.set_failing(
-                &"the source",
-                format!("{count} pictures in a row cannot be read, the last: {reason}"),
-            );
+            let reason = format!("{count} pictures in a row cannot be read, the last: {reason}");
+            self.set_failing(&"the source", &reason);
         }
     }
 
@@ -129,7 +127,7 @@ impl SourceState {
         self.inner.lock().known.clone()?.err()
     }
 
-    fn set_failing(&self, address: &dyn std::fmt::Display, reason: String) {
+    fn set_failing(&self, address: &dyn std::fmt::Display, reason: &str) {
         let reason = format!("{address}: {reason}");
         let mut inner = self.inner.lock();
         let known = inner.known.replace(Err(reason.clone()));

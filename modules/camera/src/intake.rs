@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn the_newest_shot_wins_and_the_others_are_counted() {
-        let metrics = Metrics::new(&prometheus::Registry::new()).unwrap();
+        let metrics = Metrics::new().unwrap();
         let intake = Intake::new(metrics.clone());
         let stop = CancellationToken::new();
         for _ in 0..5 {
@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn a_source_faster_than_the_rate_is_thinned_out() {
-        let metrics = Metrics::new(&prometheus::Registry::new()).unwrap();
+        let metrics = Metrics::new().unwrap();
         let intake = Intake::new(metrics.clone());
         let stop = CancellationToken::new();
         let (begin, mut taken) = (Instant::now(), 0);
@@ -135,7 +135,7 @@ mod tests {
 
     #[test]
     fn a_source_that_was_ended_gets_nothing_through() {
-        let metrics = Metrics::new(&prometheus::Registry::new()).unwrap();
+        let metrics = Metrics::new().unwrap();
         let intake = Intake::new(metrics);
         let (old, new) = (CancellationToken::new(), CancellationToken::new());
         intake.offer(&old, None, shot());

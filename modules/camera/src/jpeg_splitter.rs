@@ -78,18 +78,14 @@ impl JpegSplitter {
     }
 
     fn seek(&mut self) -> Step {
-        match self.buffer.windows(2).position(|pair| pair == [0xff, 0xd8]) {
-            Some(start) => {
-                self.buffer.advance(start);
-                (self.part, self.position) = (Part::Segments, 2);
-                Step::Further
-            }
-            None => {
-                // The last byte may be the first half of the mark.
-                self.buffer.advance(self.buffer.len().saturating_sub(1));
-                Step::Needs
-            }
-        }
+        let Some(start) = self.buffer.windows(2).position(|pair| pair == [0xff, 0xd8]) else {
+            // The last byte may be the first half of the mark.
+            self.buffer.advance(self.buffer.len().saturating_sub(1));
+            return Step::Needs;
+        };
+        self.buffer.advance(start);
+        (self.part, self.position) = (Part::Segments, 2);
+        Step::Further
     }
 
     fn segment(&mut self) -> Step {

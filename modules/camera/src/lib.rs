@@ -64,7 +64,8 @@ const LAST_FRAME: Duration = Duration::from_secs(2);
 ///
 /// The camera cannot start: its metrics or its thread. Sources that fail are no errors.
 pub async fn run(mut context: Context<CameraSettings>) -> anyhow::Result<()> {
-    let metrics = Metrics::new(&context.metrics).context("the metrics cannot be registered")?;
+    let metrics = Metrics::new()?;
+    metrics.register(&context.metrics).context("the metrics cannot be registered")?;
     let settings = context.settings.current();
     let live: Arc<Live> = Arc::new(RwLock::new(Arc::clone(&settings)));
     let state = SourceState::new(context.health.clone(), metrics.clone());
@@ -124,6 +125,11 @@ pub async fn run(mut context: Context<CameraSettings>) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The table of the camera's metrics, in Markdown, for the reference.
+pub fn metrics_table() -> anyhow::Result<String> {
+    Ok(Metrics::new()?.table())
+}
+
 /// Starts sources.
 struct Sources {
     live: Arc<Live>,
@@ -148,7 +154,7 @@ impl Sources {
                 source::start(address, control, Arc::clone(&self.intake));
             }
             // The settings' check refuses these; there is nothing to run.
-            Err(error) => self.state.failed(&"the source", error.to_string()),
+            Err(error) => self.state.failed(&"the source", &error),
         }
         stop
     }

@@ -1,6 +1,6 @@
 //! What the camera counts.
 
-use prometheus::{IntCounter, Registry};
+use prometheus::{IntCounter, Registry, core::Collector};
 
 /// What the camera counts.
 #[derive(Debug, Clone)]
@@ -15,12 +15,9 @@ pub(crate) struct Metrics {
 // === impl Metrics ===
 
 impl Metrics {
-    pub(crate) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let counter = |name: &str, help: &str| {
-            let counter = IntCounter::new(name, help)?;
-            registry.register(Box::new(counter.clone()))?;
-            Ok::<_, prometheus::Error>(counter)
-        };
+    /// Counters that nobody sees yet.
+    pub(crate) fn new() -> Result<Self, prometheus::Error> {
+        let counter = |name: &str, help: &str| IntCounter::new(name, help);
         Ok(Self {
             frames: counter("shunt_camera_frames_total", "Frames published.")?,
             skipped: counter(
@@ -40,5 +37,22 @@ impl Metrics {
                 "Times that the source failed and was tried again.",
             )?,
         })
+    }
+
+    /// Puts them on the page.
+    pub(crate) fn register(&self, registry: &Registry) -> Result<(), prometheus::Error> {
+        self.counters().iter().try_for_each(|counter| registry.register(Box::new((*counter).clone())))
+    }
+
+    /// Their table, in Markdown.
+    pub(crate) fn table(&self) -> String {
+        let counters = self.counters();
+        let collectors: Vec<_> = counters.iter().map(|counter| *counter as &dyn Collector).collect();
+        shunt_module::docs::metrics_table(&collectors)
+    }
+
+    fn counters(&self) -> [&IntCounter; 5] {
+        let Self { frames, skipped, damaged, unpublished, source_errors } = self;
+        [frames, skipped, damaged, unpublished, source_errors]
     }
 }

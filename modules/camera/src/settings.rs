@@ -14,20 +14,24 @@ use crate::address::Address;
 #[serde(default, deny_unknown_fields)]
 pub struct CameraSettings {
     /// Where pictures come from: a folder or file of pictures, a Motion JPEG file (`.mjpeg`) or stream (`http://`,
-    /// `https://`), a webcam (`/dev/video0`), a video file or `rtsp://` (these two need OpenCV).
+    /// `https://`), a webcam (`/dev/video0`), a video file or `rtsp://` (these two need `OpenCV`).
     pub source: String,
     /// The source's name in topics: letters, digits, `-`, `_`, `.`.
     #[schemars(with = "String")]
     pub name: Name,
-    /// Most frames a second, 0.1 to 120.
+    /// Most frames a second.
+    #[schemars(range(min = 0.1, max = 120.0))]
     pub fps: f64,
-    /// Width of the frames in pixels, 16 to 4096.
+    /// Width of the frames in pixels.
+    #[schemars(range(min = 16, max = 4096))]
     pub width: u32,
-    /// Height of the frames in pixels, 16 to 4096.
+    /// Height of the frames in pixels.
+    #[schemars(range(min = 16, max = 4096))]
     pub height: u32,
     /// Degrees to turn the picture clockwise: 0, 90, 180 or 270.
     pub rotation: u16,
-    /// Seconds that each picture of a folder is shown, 0.1 to 86400.
+    /// Seconds that each picture of a folder is shown.
+    #[schemars(range(min = 0.1, max = 86_400.0))]
     pub hold_s: f64,
     /// How still pictures move.
     pub motion: Motion,

@@ -88,7 +88,7 @@ pub(crate) fn start(address: Address, control: Control, intake: Arc<Intake>) {
     let state = Arc::clone(&control.state);
     let thread = thread::Builder::new().name("source".to_owned());
     if let Err(error) = thread.spawn(move || keep_going(&address, &control, &intake)) {
-        state.failed(&name, SourceError::Thread(error).to_string());
+        state.failed(&name, &SourceError::Thread(error));
     }
 }
 
@@ -108,7 +108,7 @@ fn keep_going(address: &Address, control: &Control, intake: &Intake) {
         if control.stop.is_cancelled() {
             return;
         }
-        control.state.failed(address, error.to_string());
+        control.state.failed(address, &error);
         if begin.elapsed() > STEADY {
             pause = FIRST_PAUSE;
         }

@@ -106,7 +106,7 @@ impl Pictures {
             && shown.size != size
         {
             // Read again: it was reduced for frames of another size.
-            shown.picture = read(&shown.path, size).map_err(|reason| io::Error::other(reason))?;
+            shown.picture = read(&shown.path, size).map_err(io::Error::other)?;
             (shown.size, shown.frame) = (size, None);
         }
         Ok(self.shown.as_mut())
@@ -143,7 +143,7 @@ impl Source for Pictures {
 
 /// Width and height of what is turned to be a frame.
 fn size_before_rotation(settings: &CameraSettings) -> (u32, u32) {
-    if settings.rotation % 180 == 0 {
+    if settings.rotation.is_multiple_of(180) {
         (settings.width, settings.height)
     } else {
         (settings.height, settings.width)

@@ -1,12 +1,12 @@
-//! Video files and RTSP, through OpenCV's capture.
+//! Video files and RTSP, through `OpenCV`'s capture.
 
 use std::{path::Path, time::Duration};
 
 use opencv::{
     core::{Mat, MatTraitConst, MatTraitConstManual, Vector},
     videoio::{
-        CAP_ANY, CAP_PROP_FPS, CAP_PROP_OPEN_TIMEOUT_MSEC, CAP_PROP_POS_FRAMES, CAP_PROP_READ_TIMEOUT_MSEC,
-        VideoCapture, VideoCaptureTrait, VideoCaptureTraitConst,
+        CAP_FFMPEG, CAP_PROP_FPS, CAP_PROP_OPEN_TIMEOUT_MSEC, CAP_PROP_POS_FRAMES,
+        CAP_PROP_READ_TIMEOUT_MSEC, VideoCapture, VideoCaptureTrait, VideoCaptureTraitConst,
     },
 };
 use shunt_vision::{Picture, PixelFormat};
@@ -18,7 +18,7 @@ use crate::{
     shot::{Content, Shot},
 };
 
-/// How long OpenCV may try to open a stream, and wait for its next picture, in milliseconds.
+/// How long `OpenCV` may try to open a stream, and wait for its next picture, in milliseconds.
 const LIMIT_MS: i32 = 5000;
 
 /// A video file or an RTSP stream.
@@ -45,7 +45,8 @@ impl Video {
         } else {
             Vector::from_slice(&[CAP_PROP_OPEN_TIMEOUT_MSEC, LIMIT_MS, CAP_PROP_READ_TIMEOUT_MSEC, LIMIT_MS])
         };
-        let capture = VideoCapture::from_file_with_params(address, CAP_ANY, &parameters).map_err(failure)?;
+        let capture =
+            VideoCapture::from_file_with_params(address, CAP_FFMPEG, &parameters).map_err(failure)?;
         if !capture.is_opened().map_err(failure)? {
             let reason = if is_file { "it is no video that FFmpeg knows" } else { "no answer, or no video" };
             return Err(SourceError::Video(reason.to_owned()));
@@ -92,7 +93,7 @@ impl Source for Video {
     }
 }
 
-/// OpenCV's picture in our order: it has blue first.
+/// `OpenCV`'s picture in our order: it has blue first.
 fn picture(frame: &Mat) -> Result<Picture, SourceError> {
     let size = frame.size().map_err(failure)?;
     let bytes = frame.data_bytes().map_err(failure)?;

@@ -68,7 +68,7 @@ impl Source for Webcam {
 /// The format nearest to what the settings want: raw for small pictures, MJPG for large ones, or what there is.
 fn choose(device: &Device, settings: &CameraSettings) -> Result<Format, SourceError> {
     let (raw, mjpg) = (FourCC::new(b"YUYV"), FourCC::new(b"MJPG"));
-    let (width, height) = if settings.rotation % 180 == 0 {
+    let (width, height) = if settings.rotation.is_multiple_of(180) {
         (settings.width, settings.height)
     } else {
         (settings.height, settings.width)

@@ -87,7 +87,7 @@ impl Camera {
     /// The next frame whose pixels are still there.
     pub(crate) async fn frame(&mut self) -> Seen {
         loop {
-            let received = timeout(SOON, self.frames.newest()).await.expect("no frame came").unwrap();
+            let received = timeout(SOON, self.frames.newest()).await.unwrap().unwrap();
             let envelope = received.envelope.unwrap();
             let frame = Frame::read(&envelope).unwrap();
             let (source, stamps) = (envelope.source.clone(), envelope.stamps.clone().unwrap());
@@ -121,7 +121,7 @@ impl Camera {
                 }
             }
         };
-        timeout(SOON, wait).await.expect("no such frame came")
+        timeout(SOON, wait).await.unwrap()
     }
 
     /// Changes settings as the twin does; they are in force when this returns.

@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod camera;
+mod docs;
 mod http;
 mod mjpeg;
 mod outlets;

@@ -1,4 +1,4 @@
-//! Video files and RTSP, through OpenCV.
+//! Video files and RTSP, through `OpenCV`.
 
 use std::path::PathBuf;
 
