@@ -41,7 +41,7 @@ async fn main() -> anyhow::Result<()> {
     let mut commands = commands();
     loop {
         tokio::select! {
-            received = receiver.recv() => match received {
+            message = receiver.recv() => match message {
                 Some(MessageType::ErrorReceive(error)) => anyhow::bail!("the line broke: {error}"),
                 Some(message) => receive(&mut client, message).await?,
                 None => anyhow::bail!("the client has ended"),

@@ -247,3 +247,96 @@ fn length(out: &mut BytesMut, mut value: usize) {
         out.put_u8(byte | 0x80);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rumqttc::mqttbytes::{QoS, v4};
+
+    use super::*;
+
+    fn written(packet: &v4::Packet) -> BytesMut {
+        let mut buffer = BytesMut::new();
+        packet.write(&mut buffer, usize::MAX).unwrap();
+        buffer
+    }
+
+    #[test]
+    fn a_connect_of_another_codec_is_read() {
+        let mut connect = v4::Connect::new("d/m");
+        connect.keep_alive = 240;
+        connect.clean_session = false;
+        connect.set_login("user", "secret");
+        connect.last_will = Some(v4::LastWill::new("a/b", "gone", QoS::AtLeastOnce, true));
+        let mut buffer = written(&v4::Packet::Connect(connect));
+        let expected = Connect {
+            client_id: "d/m".to_owned(),
+            keep_alive_s: 240,
+            clean_session: false,
+            will: Some(Will { topic: "a/b".to_owned(), payload: Bytes::from_static(b"gone") }),
+            user_name: Some("user".to_owned()),
+            password: Some(Bytes::from_static(b"secret")),
+        };
+        assert_eq!(decode(&mut buffer), Ok(Some(Packet::Connect(expected))));
+        assert!(buffer.is_empty());
+    }
+
+    #[test]
+    fn our_answers_are_read_by_another_codec() {
+        let mut out = BytesMut::new();
+        connack(&mut out, true, 5);
+        puback(&mut out, 7);
+        suback(&mut out, 8, &[0, 1]);
+        unsuback(&mut out, 9);
+        pingresp(&mut out);
+        publish_out(&mut out, "a/b", Some(10), &[1; 300]);
+        publish_out(&mut out, "a/b", None, b"");
+        let mut next = || v4::Packet::read(&mut out, usize::MAX).unwrap();
+        assert_eq!(next(), v4::Packet::ConnAck(v4::ConnAck::new(v4::ConnectReturnCode::NotAuthorized, true)));
+        assert_eq!(next(), v4::Packet::PubAck(v4::PubAck::new(7)));
+        let granted = [QoS::AtMostOnce, QoS::AtLeastOnce].map(v4::SubscribeReasonCode::Success).to_vec();
+        assert_eq!(next(), v4::Packet::SubAck(v4::SubAck::new(8, granted)));
+        assert_eq!(next(), v4::Packet::UnsubAck(v4::UnsubAck::new(9)));
+        assert_eq!(next(), v4::Packet::PingResp);
+        let mut publish = v4::Publish::new("a/b", QoS::AtLeastOnce, [1; 300]);
+        publish.pkid = 10;
+        assert_eq!(next(), v4::Packet::Publish(publish));
+        assert_eq!(next(), v4::Packet::Publish(v4::Publish::new("a/b", QoS::AtMostOnce, "")));
+    }
+
+    #[test]
+    fn a_packet_is_read_when_its_last_byte_is_there() {
+        let mut publish = v4::Publish::new("topic", QoS::AtLeastOnce, [2; 200]);
+        publish.pkid = 3;
+        let whole = written(&v4::Packet::Publish(publish));
+        let mut buffer = BytesMut::new();
+        for (index, byte) in whole.iter().enumerate() {
+            buffer.put_u8(*byte);
+            let read = decode(&mut buffer).unwrap();
+            assert_eq!(read.is_some(), index + 1 == whole.len(), "after {} bytes", index + 1);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let mut buffer = BytesMut::from(bytes.as_slice());
+            while let Ok(Some(_)) = decode(&mut buffer) {}
+        }
+
+        #[test]
+        fn a_publish_of_another_codec_is_read(
+            topic in "[a-z/%$=&]{1,100}", payload in proptest::collection::vec(any::<u8>(), 0..300),
+            id in 0..u16::MAX, retain in any::<bool>(),
+        ) {
+            let qos = if id == 0 { QoS::AtMostOnce } else { QoS::AtLeastOnce };
+            let mut publish = v4::Publish::new(topic.as_str(), qos, payload.clone());
+            (publish.pkid, publish.retain) = (id, retain);
+            let mut buffer = written(&v4::Packet::Publish(publish));
+            let expected = Publish {
+                topic, packet_id: (id != 0).then_some(id), retain, duplicate: false, payload: payload.into(),
+            };
+            prop_assert_eq!(decode(&mut buffer), Ok(Some(Packet::Publish(expected))));
+        }
+    }
+}

@@ -24,7 +24,7 @@ use crate::{
 const UNAVAILABLE: u8 = 3;
 const NOT_AUTHORIZED: u8 = 5;
 /// No CONNECT within this time: closed.
-const CONNECT_LIMIT: Duration = Duration::from_secs(60);
+const CONNECT_LIMIT: Duration = Duration::from_mins(1);
 /// Longest keep-alive; 0 means this too.
 const MAX_KEEP_ALIVE_S: u64 = 600;
 /// The connection is read on only while fewer messages of the client wait for their PUBACK.
@@ -195,7 +195,7 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
             tracing::info!(client = %connection.client, "A client is gone: {}.", reason(&end));
         }
         Err(_) => {
-            tracing::warn!(client = %connection.client, "A client's connection is closed: {}.", reason(&end))
+            tracing::warn!(client = %connection.client, "A client's connection is closed: {}.", reason(&end));
         }
     }
     if !matches!(end, Err(End::Goodbye))
@@ -367,7 +367,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     fn handle(&mut self, packet: Packet) -> Result<(), End> {
         match packet {
             Packet::Connect(_) => Err(End::OutOfPlace),
-            Packet::Publish(publish) => self.published(publish),
+            Packet::Publish(publish) => self.published(&publish),
             Packet::PubAck(packet_id) => {
                 self.acknowledged(packet_id);
                 Ok(())
@@ -397,10 +397,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
-    fn published(&mut self, publish: Publish) -> Result<(), End> {
+    fn published(&mut self, publish: &Publish) -> Result<(), End> {
         let mut due = Some(Instant::now());
         if let Some(request) = publish.topic.strip_prefix("$iothub/") {
-            self.request(request, &publish)?;
+            self.request(request, publish)?;
         } else {
             let (withheld, delay_ms) = {
                 let mut state = self.inner.lock();
@@ -413,7 +413,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 None => Some(Instant::now() + Duration::from_millis(delay_ms)),
             };
             if withheld != Some(false) {
-                self.telemetry(&publish)?;
+                self.telemetry(publish)?;
             }
         }
         if let Some(packet_id) = publish.packet_id {
@@ -604,7 +604,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 self.inner.accept(message);
             }
             _ => {
-                tracing::warn!(client = %self.client, "A will to another topic than the client's telemetry is lost.")
+                tracing::warn!(client = %self.client, "A will to another topic than the client's telemetry is lost.");
             }
         }
     }

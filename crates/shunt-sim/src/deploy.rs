@@ -70,7 +70,7 @@ pub(crate) fn deploy(inner: &Arc<Inner>, manifest: &Value) -> Result<(), DeployE
     if agent.is_some() {
         // What an earlier deployment named and this one does not is taken away.
         let state = inner.lock();
-        let stale: Vec<_> = state
+        let leftover: Vec<_> = state
             .identities
             .iter()
             .filter(|(client, identity)| {
@@ -83,7 +83,7 @@ pub(crate) fn deploy(inner: &Arc<Inner>, manifest: &Value) -> Result<(), DeployE
             .map(|(client, _)| client.clone())
             .collect();
         drop(state);
-        for client in stale {
+        for client in leftover {
             inner.remove_identity(&client);
         }
     }
@@ -129,7 +129,7 @@ fn plan(inner: &Inner, module: &str, sections: &Value) -> Result<Plan, DeployErr
         })?;
         match (path.strip_prefix('.'), value) {
             (Some(path), value) => {
-                plan.paths.push((path.split('.').map(str::to_owned).collect(), value.clone()))
+                plan.paths.push((path.split('.').map(str::to_owned).collect(), value.clone()));
             }
             (None, Value::Object(properties)) if path.is_empty() => plan.replace = Some(properties.clone()),
             _ => {

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// The longest that `GET /messages` waits.
-const MAX_WAIT: Duration = Duration::from_secs(60);
+const MAX_WAIT: Duration = Duration::from_mins(1);
 /// Records in one answer.
 const MAX_RECORDS: usize = 1_000;
 

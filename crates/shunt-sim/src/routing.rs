@@ -66,19 +66,17 @@ impl Routing {
                 SCHEMA_VERSIONS.join(", ")
             )),
         }
-        let time_to_live =
-            match desired.get("storeAndForwardConfiguration").and_then(|s| s.get("timeToLiveSecs")) {
-                None | Some(Value::Null) => None,
-                Some(value) => match value.as_i64() {
-                    Some(seconds) => u64::try_from(seconds).ok().map(Duration::from_secs),
-                    None => {
-                        mistakes.push(format!(
-                            "storeAndForwardConfiguration.timeToLiveSecs is {value}, it must be a number"
-                        ));
-                        None
-                    }
-                },
-            };
+        let seconds =
+            desired.get("storeAndForwardConfiguration").and_then(|section| section.get("timeToLiveSecs"));
+        // Negative is for ever.
+        let time_to_live = seconds
+            .and_then(Value::as_i64)
+            .and_then(|seconds| u64::try_from(seconds).ok())
+            .map(Duration::from_secs);
+        if let Some(value) = seconds.filter(|value| !value.is_null() && value.as_i64().is_none()) {
+            mistakes
+                .push(format!("storeAndForwardConfiguration.timeToLiveSecs is {value}, it must be a number"));
+        }
         let mut routes = Vec::new();
         match desired.get("routes") {
             None | Some(Value::Null) => {}

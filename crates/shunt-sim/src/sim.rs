@@ -93,7 +93,7 @@ impl Default for SimOptions {
             keep_records: 100_000,
             max_clients: 100,
             message_ack_timeout: Duration::from_secs(30),
-            token_check_interval: Duration::from_secs(300),
+            token_check_interval: Duration::from_mins(5),
             method_settle: Duration::from_secs(3),
             keep_sessions: false,
             connect_limit: None,
@@ -222,6 +222,7 @@ impl Sim {
         };
         let inner = &sim.inner;
         inner.mqtt_port.store(sim.mqtt.port(), Ordering::Relaxed);
+        inner.https_port.store(sim.https.port(), Ordering::Relaxed);
         inner.add_identity(&ClientId::device(&inner.options.device_id));
         deploy::add_module(inner, EDGE_AGENT)?;
         deploy::add_module(inner, EDGE_HUB)?;
@@ -278,14 +279,11 @@ impl Sim {
         )
     }
 
-    /// The hub's own connection string (policy `iothubowner`), as `az ... --login` takes it. It names the HTTPS
-    /// address.
+    /// The hub's own connection string (policy `iothubowner`), as `az ... --login` takes it. Its host is the gateway's
+    /// name and HTTPS port, because nobody answers at the hub's own name.
     pub fn hub_connection_string(&self) -> String {
-        format!(
-            "HostName={};SharedAccessKeyName={POLICY};SharedAccessKey={}",
-            self.inner.options.hub_name,
-            self.policy_key()
-        )
+        let host = https_host(&self.inner);
+        format!("HostName={host};SharedAccessKeyName={POLICY};SharedAccessKey={}", self.policy_key())
     }
 
     /// The key of the policy `iothubowner`, base64.
@@ -445,6 +443,15 @@ fn gateway(inner: &Inner) -> String {
     }
 }
 
+/// Where IoT Hub's REST is, as a connection string names a hub.
+fn https_host(inner: &Inner) -> String {
+    let host = &inner.options.gateway_host;
+    match inner.https_port.load(Ordering::Relaxed) {
+        443 => host.clone(),
+        port => format!("{host}:{port}"),
+    }
+}
+
 pub(crate) fn environment(inner: &Inner, module: &str) -> Option<BTreeMap<String, String>> {
     let client = inner.module_id(module);
     let (mut environment, generation) = {
@@ -486,7 +493,7 @@ pub(crate) fn status(inner: &Inner) -> Value {
         "device": inner.options.device_id,
         "hub": inner.options.hub_name,
         "mqtt": format!("{}:{}", inner.options.gateway_host, inner.mqtt_port.load(Ordering::Relaxed)),
-        "https": inner.options.https.to_string(),
+        "https": https_host(inner),
         "modules": modules,
         "messages": inner.message_count(),
         "dropped": dropped,

@@ -47,6 +47,7 @@ pub(crate) struct Inner {
     pub(crate) authority: Authority,
     pub(crate) keys: KeyRing,
     pub(crate) mqtt_port: AtomicU16,
+    pub(crate) https_port: AtomicU16,
     state: Mutex<State>,
     /// The sequence of the newest hub record.
     pub(crate) last_sequence: watch::Sender<u64>,
@@ -83,8 +84,8 @@ pub(crate) struct Identity {
     pub(crate) reported: Section,
     /// What edgeHub has in its own store; none if it never saw the twin.
     edge: Option<(Section, Section)>,
-    /// Reported while the cloud was away.
-    pending_report: Map<String, Value>,
+    /// The reported section with what was reported while the cloud was away.
+    pending: Option<Section>,
     pub(crate) model_id: Option<String>,
     pub(crate) session: Option<Session>,
     /// Subscriptions of the last session, where sessions are kept.
@@ -205,7 +206,7 @@ impl Identity {
             desired: Section::default(),
             reported: Section::default(),
             edge: None,
-            pending_report: Map::new(),
+            pending: None,
             model_id: None,
             session: None,
             kept: None,
@@ -273,13 +274,12 @@ impl State {
 
     /// A method's answer came in.
     pub(crate) fn answer_method(&mut self, rid: &str, answer: MethodAnswer) {
-        match self.methods.remove(&rid.to_lowercase()) {
-            Some(caller) => {
-                if caller.send(answer).is_err() {
-                    tracing::debug!("A method was answered after its caller had gone.");
-                }
+        if let Some(caller) = self.methods.remove(&rid.to_lowercase()) {
+            if caller.send(answer).is_err() {
+                tracing::debug!("A method was answered after its caller had gone.");
             }
-            None => tracing::debug!(rid, "A method answer with an unknown request id is ignored."),
+        } else {
+            tracing::debug!(rid, "A method answer with an unknown request id is ignored.");
         }
     }
 }
@@ -324,6 +324,7 @@ impl Inner {
             authority,
             keys,
             mqtt_port: AtomicU16::new(0),
+            https_port: AtomicU16::new(0),
             state: Mutex::new(state),
             last_sequence: watch::Sender::new(0),
             session_changes: watch::Sender::new(0),
@@ -549,11 +550,10 @@ impl Inner {
         let Some(session) = identity.session.as_ref().filter(|session| session.number == number) else {
             return;
         };
-        match session.subscriptions.twin_results {
-            Some(qos) => {
-                identity.publish(format!("$iothub/twin/res/{status}/?$rid={rid}"), payload, qos);
-            }
-            None => tracing::info!(%client, "A twin answer is not sent, because nobody subscribed to it."),
+        if let Some(qos) = session.subscriptions.twin_results {
+            identity.publish(format!("$iothub/twin/res/{status}/?$rid={rid}"), payload, qos);
+        } else {
+            tracing::info!(%client, "A twin answer is not sent, because nobody subscribed to it.");
         }
     }
 
@@ -786,14 +786,8 @@ impl Inner {
             self.record(state, &waiting.message);
         }
         for identity in state.identities.values_mut() {
-            let pending = std::mem::take(&mut identity.pending_report);
-            if !pending.is_empty() {
-                match identity.reported.patched(&pending) {
-                    Ok(reported) => identity.reported = reported,
-                    Err(error) => {
-                        tracing::error!("Properties reported while the cloud was away are lost: {error}.")
-                    }
-                }
+            if let Some(pending) = identity.pending.take() {
+                identity.reported = pending;
             }
             let known = identity.edge.as_ref().map(|(desired, _)| desired.clone());
             if identity.session.is_none() || known.as_ref().is_some_and(|known| *known == identity.desired) {
@@ -818,7 +812,7 @@ fn report(identity: &mut Identity, patch: &Map<String, Value>, online: bool) -> 
     if let Some((_, reported)) = &mut identity.edge {
         reported.properties = reported.patched(patch)?.properties;
     }
-    twin::compose(&mut identity.pending_report, patch);
+    identity.pending = Some(identity.pending.as_ref().unwrap_or(&identity.reported).patched(patch)?);
     Ok(())
 }
 

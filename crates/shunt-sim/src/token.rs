@@ -83,6 +83,8 @@ impl Token {
         let plain = decode(&self.sr).ok_or(TokenError::Malformed)?;
         let mut parts = plain.split('/');
         let host = parts.next().unwrap_or_default();
+        // The hub's own tools put the port there too, where it is not 443.
+        let host = host.split_once(':').map_or(host, |(host, _)| host);
         // edgeHub decodes the device and the module once more after it split the resource.
         let rest: Option<Vec<String>> = parts.map(decode).collect();
         let rest = rest.ok_or(TokenError::Malformed)?;

@@ -104,18 +104,6 @@ pub(crate) fn merge(target: &mut Map<String, Value>, patch: &Map<String, Value>)
     }
 }
 
-/// One patch that has the effect of two; deletions stay as `null`.
-pub(crate) fn compose(first: &mut Map<String, Value>, second: &Map<String, Value>) {
-    for (key, value) in second {
-        match (first.get_mut(key), value) {
-            (Some(Value::Object(inner)), Value::Object(patch)) => compose(inner, patch),
-            _ => {
-                first.insert(key.clone(), value.clone());
-            }
-        }
-    }
-}
-
 /// The patch that leads from one object to the other.
 pub(crate) fn difference(from: &Map<String, Value>, to: &Map<String, Value>) -> Map<String, Value> {
     let mut patch = Map::new();
@@ -189,5 +177,46 @@ fn check_value(value: &Value, path: &str, depth: usize) -> Result<(), TwinLimitE
             Ok(())
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn object(value: Value) -> Map<String, Value> {
+        match value {
+            Value::Object(object) => object,
+            other => panic!("{other}"),
+        }
+    }
+
+    #[test]
+    fn a_merge_patch_adds_changes_and_deletes() {
+        let mut target = object(json!({"a": 1, "o": {"x": 1, "y": 2}, "l": [1, 2], "s": "t"}));
+        let patch = json!({"a": null, "o": {"x": null, "z": 3}, "l": [3], "s": {"n": 1}, "$version": 4, "none": null});
+        merge(&mut target, &object(patch));
+        assert_eq!(Value::Object(target), json!({"o": {"y": 2, "z": 3}, "l": [3], "s": {"n": 1}}));
+    }
+
+    /// Objects as twins hold them: no nulls, names without a dollar sign.
+    fn twin() -> impl Strategy<Value = Map<String, Value>> {
+        let leaf = prop_oneof![any::<bool>().prop_map(Value::from), any::<i32>().prop_map(Value::from)];
+        let value = leaf.prop_recursive(3, 24, 4, |inner| {
+            proptest::collection::btree_map("[a-d]", inner, 0..4).prop_map(|map| json!(map))
+        });
+        proptest::collection::btree_map("[a-d]", value, 0..4).prop_map(|map| map.into_iter().collect())
+    }
+
+    proptest! {
+        #[test]
+        fn a_difference_leads_from_one_twin_to_the_other(from in twin(), to in twin()) {
+            let mut patched = from.clone();
+            merge(&mut patched, &difference(&from, &to));
+            prop_assert_eq!(patched, to);
+        }
     }
 }

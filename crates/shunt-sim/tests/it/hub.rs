@@ -16,14 +16,14 @@ async fn a_manifest_is_deployed_as_az_does_it_and_running_modules_get_their_sett
 
     let mut body = manifest(&["relay", "camera"], &json!({"up": "FROM /messages/* INTO $upstream"}));
     body["modulesContent"]["relay"] = json!({"properties.desired": {"kept": 1, "new": {"a": [1, 2]}}});
-    let token = stand.policy_token(Duration::from_secs(60));
+    let token = stand.policy_token(Duration::from_mins(1));
     let headers = [("Authorization", token.as_str()), ("Content-Type", "application/json; charset=utf-8")];
     let path = format!("/devices/{DEVICE}/applyConfigurationContent?api-version=2024-03-31");
     let stream = dial(&stand, stand.https()).await?;
     assert_eq!(call(stream, "POST", &path, &headers, Some(&body.to_string())).await?, (204, Value::Null));
-    let patch = relay.receive_publish().await?;
+    let update = relay.receive_publish().await?;
     assert_eq!(
-        serde_json::from_slice::<Value>(&patch.payload)?,
+        serde_json::from_slice::<Value>(&update.payload)?,
         json!({"new": {"a": [1, 2]}, "old": null, "$version": 3})
     );
     let stream = dial(&stand, stand.https()).await?;
@@ -88,7 +88,7 @@ async fn a_layer_sets_paths_inside_the_desired_properties() -> anyhow::Result<()
 #[tokio::test]
 async fn the_hubs_rest_over_tls_wants_a_token_of_the_policy() -> anyhow::Result<()> {
     let stand = start(&["relay"]).await?;
-    let good = stand.policy_token(Duration::from_secs(60));
+    let good = stand.policy_token(Duration::from_mins(1));
     let ended = stand.policy_token(Duration::ZERO);
     let module = crate::support::module_token(&stand, "relay");
     let forged = good.replace("sig=", "sig=AAAA");

@@ -77,6 +77,7 @@ async fn a_method_without_a_taker_or_an_answer_fails_in_time() -> anyhow::Result
 }
 
 #[tokio::test]
+#[expect(clippy::type_complexity, reason = "the rows of a table")]
 async fn a_module_calls_another_over_https() -> anyhow::Result<()> {
     let stand = start(&["relay", "camera"]).await?;
     let mut camera = method_client(&stand, "camera").await?;

@@ -28,7 +28,7 @@ use tokio::{
 use crate::support::{DEVICE, Probe, Stand, manifest, start_with};
 
 /// Clients take seconds to start on a busy machine, and Python comes back after a cut line only when its own clock says so.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A client's process.
 struct Client {

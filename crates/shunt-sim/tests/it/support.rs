@@ -1,6 +1,6 @@
 //! A started stand-in, a plain MQTT client that may break any rule, and one HTTP call over any stream.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt::Write as _, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail, ensure};
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
@@ -340,10 +340,10 @@ pub(crate) async fn call<S: AsyncRead + AsyncWrite + Unpin>(
         "{method} {path} HTTP/1.1\r\nHost: /var/run/iotedge/workload.sock:0\r\nConnection: close\r\n"
     );
     for (name, value) in headers {
-        request.push_str(&format!("{name}: {value}\r\n"));
+        write!(request, "{name}: {value}\r\n")?;
     }
     let body = body.unwrap_or_default();
-    request.push_str(&format!("Content-Length: {}\r\n\r\n{body}", body.len()));
+    write!(request, "Content-Length: {}\r\n\r\n{body}", body.len())?;
     let mut answer = Vec::new();
     timeout(LIMIT, async {
         stream.write_all(request.as_bytes()).await?;

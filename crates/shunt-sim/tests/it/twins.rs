@@ -99,7 +99,7 @@ async fn a_report_that_breaks_a_limit_is_answered_400() -> anyhow::Result<()> {
         r#"{"n":18446744073709551615}"#.to_owned(),
         r#"{"a b":1}"#.to_owned(),
         r#"{"a.b":1}"#.to_owned(),
-        r##"{"a#b":1}"##.to_owned(),
+        r#"{"a#b":1}"#.to_owned(),
         r#"{"x":{"$b":1}}"#.to_owned(),
         "{\"a\\u0001b\":1}".to_owned(),
         r#"{"l":[1,null]}"#.to_owned(),

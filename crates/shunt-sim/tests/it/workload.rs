@@ -60,6 +60,7 @@ async fn sign_signs_with_the_modules_primary_key() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
+#[expect(clippy::type_complexity, reason = "the rows of a table")]
 async fn the_workload_api_names_what_is_wrong() -> anyhow::Result<()> {
     let stand = start(&["relay", "camera"]).await?;
     let good = json!({"keyId": "primary", "algo": "HMACSHA256", "data": "aGVsbG8="}).to_string();
