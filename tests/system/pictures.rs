@@ -34,7 +34,9 @@ async fn judge(picture: &str) -> Option<(usize, Vec<String>)> {
         return None;
     };
     let pictures = folder_of(&[picture]);
-    let chain = Chain::on_pictures(pictures.path(), &["--for", "8s"]).await;
+    // As the pictures were judged by eye: whole and still, not a part of them at a time.
+    let still = ["--for", "8s", "--set", "camera.motion=none"];
+    let chain = Chain::on_pictures(pictures.path(), &still).await;
     let follow = chain.shunt(&["tail", "--all", "--json", "--for", "7s"]).await;
     nothing_lost(&chain.report().await);
     let events: Vec<Value> = follow.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();

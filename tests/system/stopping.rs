@@ -31,6 +31,7 @@ async fn what_was_started_ends_even_when_shunt_up_is_killed() {
 async fn the_terminal_s_ctrl_c_reaches_only_shunt_up() {
     let Some(pictures) = astronaut() else { return };
     let chain = Chain::on_pictures(pictures.path(), &[]).await;
+    chain.more_at_hub(1).await;
     for (name, pid) in chain.pids() {
         let group = rustix::process::getpgid(rustix::process::Pid::from_raw(pid)).unwrap();
         assert_eq!(group.as_raw_nonzero().get(), pid, "{name} is in a group of its own");

@@ -1,7 +1,7 @@
 //! `shunt bench`: where the time goes, measured on real processes over a real broker.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     path::PathBuf,
     process::ExitCode,
     time::{Duration, Instant},
@@ -22,7 +22,7 @@ use crate::{
         deployment::Selection,
         ledger::Times,
         ports::Ports,
-        running::{Options, Running},
+        running::{Options, Running, Setting},
     },
 };
 
@@ -90,10 +90,9 @@ impl ChainBench {
             selection: Selection { only: BTreeSet::new(), with: BTreeSet::new() },
             manifest: crate::manifest::expand_file(&manifest)?,
             source: Some(up::source(None, self.pictures.as_deref())?),
-            camera: camera
-                .map(|(name, value)| (name.to_owned(), value))
-                .into_iter()
-                .collect::<BTreeMap<_, _>>(),
+            settings: camera
+                .map(|(field, value)| Setting { module: "camera".to_owned(), field: field.to_owned(), value })
+                .to_vec(),
             ports: Ports::Fresh,
             folder: folder.path().to_path_buf(),
         };

@@ -13,7 +13,6 @@ mod supervisor;
 mod view;
 
 use std::{
-    collections::BTreeMap,
     io::IsTerminal,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -26,7 +25,9 @@ use shunt_wire::Mono;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use self::{board::State, deployment::Selection, ports::Ports, running::Options, running::Running};
+use self::{
+    board::State, deployment::Selection, ports::Ports, running::Options, running::Running, running::Setting,
+};
 use crate::{chain, output};
 
 /// Start the bus, the stand-in for IoT Edge and IoT Hub, and the modules of the manifest; show what they do.
@@ -50,6 +51,9 @@ pub(crate) struct Up {
     /// Let the camera look at this: /dev/video0, rtsp://..., http://... (Motion JPEG), a video file.
     #[arg(long, value_name = "ADDRESS", env = "SHUNT_CAMERA_SOURCE")]
     source: Option<String>,
+    /// Set desired properties of modules before they start: camera.fps=5.
+    #[arg(long, value_name = "MODULE.FIELD=VALUE", value_parser = parse_setting)]
+    set: Vec<Setting>,
     /// Listen on whatever ports are free, in a folder of its own: several chains can run side by side.
     #[arg(long)]
     fresh_ports: bool,
@@ -69,7 +73,12 @@ const VIEW_LIMIT: Duration = Duration::from_secs(1);
 impl Up {
     pub(crate) async fn run(self, started: Mono) -> anyhow::Result<ExitCode> {
         let stop = stop_on_signals()?;
-        let options = self.options()?;
+        // Removed at the end, with its logs; a folder that the user names stays.
+        let temporary = match (&self.folder, self.fresh_ports) {
+            (None, true) => Some(tempfile::Builder::new().prefix("shunt-up-").tempdir()?),
+            _ => None,
+        };
+        let options = self.options(temporary.as_ref().map(tempfile::TempDir::path))?;
         let folder = options.folder.clone();
         let running = tokio::select! {
             running = Running::start(options, started) => running?,
@@ -114,7 +123,7 @@ impl Up {
         Ok(if broken { ExitCode::FAILURE } else { ExitCode::SUCCESS })
     }
 
-    fn options(&self) -> anyhow::Result<Options> {
+    fn options(&self, temporary: Option<&Path>) -> anyhow::Result<Options> {
         let manifest = match &self.manifest {
             Some(file) => file.clone(),
             None => {
@@ -123,11 +132,7 @@ impl Up {
                 )?
             }
         };
-        let folder = match &self.folder {
-            Some(folder) => folder.clone(),
-            None if self.fresh_ports => std::env::temp_dir().join(format!("shunt-up-{}", std::process::id())),
-            None => chain::default_folder(),
-        };
+        let folder = self.folder.clone().or_else(|| temporary.map(Path::to_path_buf));
         Ok(Options {
             selection: Selection {
                 only: self.only.iter().cloned().collect(),
@@ -135,9 +140,9 @@ impl Up {
             },
             manifest: crate::manifest::expand_file(&manifest)?,
             source: Some(source(self.source.as_deref(), self.pictures.as_deref())?),
-            camera: BTreeMap::new(),
+            settings: self.set.clone(),
             ports: if self.fresh_ports { Ports::Fresh } else { Ports::Usual },
-            folder,
+            folder: folder.unwrap_or_else(chain::default_folder),
         })
     }
 }
@@ -186,6 +191,16 @@ pub(crate) fn stop_on_signals() -> anyhow::Result<CancellationToken> {
     Ok(stop)
 }
 
+/// `module.field=value`; the value is JSON, else text.
+fn parse_setting(text: &str) -> Result<Setting, String> {
+    let parts = text.split_once('=').and_then(|(name, value)| Some((name.split_once('.')?, value)));
+    let Some(((module, field), value)) = parts else {
+        return Err("a setting is of the form module.field=value: camera.fps=5".to_owned());
+    };
+    let value = serde_json::from_str(value).unwrap_or_else(|_| value.into());
+    Ok(Setting { module: module.to_owned(), field: field.to_owned(), value })
+}
+
 /// `20s`, `500ms`, `2m`, `1h`; a plain number is seconds.
 pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
     let digits = text.trim_end_matches(|unit: char| unit.is_ascii_alphabetic());
@@ -214,6 +229,15 @@ mod tests {
         for text in ["", "s", "5 days", "5d", "-1s"] {
             assert!(parse_time(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn settings_name_module_and_field() {
+        let setting = parse_setting("camera.source=http://x/?a=b").unwrap();
+        assert_eq!((setting.module.as_str(), setting.field.as_str()), ("camera", "source"));
+        assert_eq!(setting.value, "http://x/?a=b");
+        assert_eq!(parse_setting("camera.fps=5").unwrap().value, 5);
+        assert!(parse_setting("fps=5").is_err());
     }
 
     #[test]

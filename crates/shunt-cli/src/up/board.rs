@@ -31,6 +31,8 @@ pub(crate) struct ProcessState {
     pub(crate) pid: Option<i32>,
     /// Its HTTP address.
     pub(crate) address: Option<String>,
+    /// It was told to stop.
+    pub(crate) stopped: bool,
     /// Times it was started again.
     pub(crate) restarts: u32,
     /// Memory in RAM at the last look, in MiB.
@@ -116,6 +118,7 @@ impl Board {
         let mut state = self.0.lock();
         let process = state.processes.entry(name.to_owned()).or_default();
         process.pid = Some(pid);
+        process.stopped = false;
         process.address.clone_from(&address);
         let note = ProcessNote { pid, address };
         state.chain.processes.insert(name.to_owned(), note);
@@ -127,6 +130,7 @@ impl Board {
         let mut state = self.0.lock();
         if let Some(process) = state.processes.get_mut(name) {
             process.pid = None;
+            process.stopped = !again;
             process.restarts += u32::from(again);
         }
         state.chain.processes.remove(name);

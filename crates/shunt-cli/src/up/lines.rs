@@ -13,7 +13,7 @@ const EVERY: Duration = Duration::from_secs(1);
 /// Prints until it is told to stop, the last news included; to standard error where standard output is for JSON.
 pub(crate) async fn show(board: Board, stop: CancellationToken, to_errors: bool) {
     let mut tick = tokio::time::interval(Duration::from_millis(100));
-    let (mut told, mut last) = (0, shunt_bus::clock::now());
+    let (mut told, mut last, mut seen) = (0, shunt_bus::clock::now(), 0);
     loop {
         let over = tokio::select! {
             _ = tick.tick() => false,
@@ -27,7 +27,9 @@ pub(crate) async fn show(board: Board, stop: CancellationToken, to_errors: bool)
             told = state.news_count;
             if !over && now.since(last) >= EVERY {
                 last = now;
-                lines.push(status_line(state, now));
+                let sighting = state.sightings.back().filter(|_| state.ledger.events > seen);
+                seen = state.ledger.events;
+                lines.push(status_line(state, now, sighting));
             }
         });
         for line in lines {
@@ -43,7 +45,7 @@ pub(crate) async fn show(board: Board, stop: CancellationToken, to_errors: bool)
     }
 }
 
-fn status_line(state: &State, now: Mono) -> String {
+fn status_line(state: &State, now: Mono, sighting: Option<&Sighting>) -> String {
     let seconds = now.since(state.started).as_secs_f64();
     let mut line = format!(
         "{seconds:6.1} s  {:5.1} frames/s  {} faces  {} events at the hub",
@@ -54,7 +56,7 @@ fn status_line(state: &State, now: Mono) -> String {
     if let (Some(p50), Some(p99)) = (state.ledger.total.quantile(0.5), state.ledger.total.quantile(0.99)) {
         write!(line, "  capture to hub {p50:.1} ms p50, {p99:.1} ms p99").ok();
     }
-    if let Some(sighting) = state.sightings.back() {
+    if let Some(sighting) = sighting {
         line.extend(["  ", &describe(sighting)]);
     }
     line

@@ -52,12 +52,23 @@ pub(crate) struct Options {
     pub(crate) manifest: Value,
     /// What the camera looks at; nothing: what the manifest says.
     pub(crate) source: Option<String>,
-    /// More desired properties of the camera.
-    pub(crate) camera: BTreeMap<String, Value>,
+    /// More desired properties.
+    pub(crate) settings: Vec<Setting>,
     /// Where modules listen.
     pub(crate) ports: Ports,
     /// Where the chain keeps its files.
     pub(crate) folder: PathBuf,
+}
+
+/// A desired property of a module.
+#[derive(Debug, Clone)]
+pub(crate) struct Setting {
+    /// The module.
+    pub(crate) module: String,
+    /// The property.
+    pub(crate) field: String,
+    /// Its value.
+    pub(crate) value: Value,
 }
 
 /// The running chain.
@@ -136,9 +147,9 @@ impl Running {
             let in_twin = deployment::set_desired(&mut options.manifest, "camera", "source", json!(address));
             source = source.filter(|_| !in_twin);
         }
-        for (property, value) in &options.camera {
-            deployment::add_section(&mut options.manifest, "camera");
-            deployment::set_desired(&mut options.manifest, "camera", property, value.clone());
+        for Setting { module, field, value } in &options.settings {
+            deployment::add_section(&mut options.manifest, module);
+            deployment::set_desired(&mut options.manifest, module, field, value.clone());
         }
         let agent = deployment::agent_section(&options.manifest)
             .context("the manifest has no section modulesContent/$edgeAgent/properties.desired")?;

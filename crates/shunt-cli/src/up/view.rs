@@ -134,6 +134,7 @@ fn draw_emotions(frame: &mut Frame<'_>, area: Rect, state: &State) {
 fn draw_modules(frame: &mut Frame<'_>, area: Rect, state: &State) {
     let rows = state.processes.iter().map(|(name, process)| {
         let (word, colour) = match (process.pid, process.connected) {
+            (None, _) if process.stopped => ("stopped", Color::Gray),
             (None, _) => ("restarting", Color::Red),
             (Some(_), Some(false)) => ("no hub yet", Color::Yellow),
             (Some(_), _) => ("running", Color::Green),

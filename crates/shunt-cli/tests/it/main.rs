@@ -1,0 +1,4 @@
+//! The command as a user calls it, without a chain. The tests of a running chain are in the workspace's `tests/`.
+
+#[cfg(test)]
+mod command;
