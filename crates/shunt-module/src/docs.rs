@@ -8,7 +8,7 @@ use prometheus::{core::Collector, proto::MetricType};
 use serde_json::Value;
 
 use crate::{
-    Settings,
+    Health, Settings, metrics,
     schema::Fields,
     settings::{object, variable},
     start::VARIABLES,
@@ -86,6 +86,11 @@ pub fn metrics_table(collectors: &[&dyn Collector]) -> String {
     }
     rows.sort();
     format!("| Metric | Type | Labels | Meaning |\n|---|---|---|---|\n{}", rows.concat())
+}
+
+/// The table of the metrics that every module has, in Markdown.
+pub fn common_metrics_table() -> String {
+    metrics_table(&[&metrics::Common::new("", None, None, Health::new())])
 }
 
 /// Compares a section of a document with what the code says; writes it instead where `SHUNT_BLESS` is set. For

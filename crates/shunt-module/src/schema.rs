@@ -65,7 +65,7 @@ impl Fields {
 
 /// A schema in words. Objects in objects are told to a depth that still reads well.
 fn words(root: &Value, schema: &Value, depth: usize) -> String {
-    const DEEPEST: usize = 3;
+    const DEEPEST: usize = 5;
     if depth > DEEPEST {
         return "a value".to_owned();
     }

@@ -169,7 +169,7 @@ mod tests {
 
     use super::*;
 
-    fn check(conditions: Value, data: &Value, expected: Decision) {
+    fn check(conditions: &Value, data: &Value, expected: Decision) {
         let settings = json!({"where": conditions});
         let settings: KindSettings = serde_json::from_value(settings).unwrap();
         for condition in settings.r#where.iter().flatten().map(|(_, condition)| condition) {
@@ -185,20 +185,20 @@ mod tests {
     fn conditions_are_equality_bounds_and_inequality() {
         use Decision::{Filtered, Keep};
         let data = json!({"emotion": "happiness", "probability": 0.75, "bounds": {"width": 80}, "new": true});
-        check(json!({"emotion": "happiness"}), &data, Keep);
-        check(json!({"emotion": "anger"}), &data, Filtered);
-        check(json!({"emotion": {"not": "neutral"}}), &data, Keep);
-        check(json!({"emotion": {"not": "happiness"}}), &data, Filtered);
-        check(json!({"probability": {"min": 0.75}}), &data, Keep);
-        check(json!({"probability": {"min": 0.76}}), &data, Filtered);
-        check(json!({"probability": {"max": 0.5}}), &data, Filtered);
-        check(json!({"bounds/width": {"min": 10, "max": 80}}), &data, Keep);
-        check(json!({"bounds/width": 80}), &data, Keep);
-        check(json!({"new": true, "emotion": "happiness"}), &data, Keep);
-        check(json!({"new": true, "emotion": "anger"}), &data, Filtered);
-        check(json!({"missing": {"not": 1}}), &data, Filtered);
-        check(json!({"emotion": {"min": 0}}), &data, Filtered);
-        check(json!({}), &data, Keep);
+        check(&json!({"emotion": "happiness"}), &data, Keep);
+        check(&json!({"emotion": "anger"}), &data, Filtered);
+        check(&json!({"emotion": {"not": "neutral"}}), &data, Keep);
+        check(&json!({"emotion": {"not": "happiness"}}), &data, Filtered);
+        check(&json!({"probability": {"min": 0.75}}), &data, Keep);
+        check(&json!({"probability": {"min": 0.76}}), &data, Filtered);
+        check(&json!({"probability": {"max": 0.5}}), &data, Filtered);
+        check(&json!({"bounds/width": {"min": 10, "max": 80}}), &data, Keep);
+        check(&json!({"bounds/width": 80}), &data, Keep);
+        check(&json!({"new": true, "emotion": "happiness"}), &data, Keep);
+        check(&json!({"new": true, "emotion": "anger"}), &data, Filtered);
+        check(&json!({"missing": {"not": 1}}), &data, Filtered);
+        check(&json!({"emotion": {"min": 0}}), &data, Filtered);
+        check(&json!({}), &data, Keep);
     }
 
     #[test]

@@ -24,7 +24,7 @@ const WAITING: usize = 256;
 /// Most events, and most bytes, in one write.
 const BATCH: (usize, usize) = (256, 4 * 1024 * 1024);
 /// Requests of the outlet: one `take`, and the numbers that the hub has. When it is full, the outlet waits.
-const REQUESTS: usize = 64;
+const REQUESTS: usize = 256;
 /// Events that the hub has are taken out together with the next write, or after this time, or when so many gathered.
 /// Until then a crash makes the hub get them again, with the same message id.
 const TIDY: (Duration, usize) = (Duration::from_millis(100), 256);

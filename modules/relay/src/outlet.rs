@@ -1,6 +1,6 @@
 //! From the queue to the hub: in order, several on their way at once, done only when the hub has acknowledged.
 
-use std::{future::poll_fn, pin::Pin, task::Poll, time::Duration};
+use std::{collections::VecDeque, future::poll_fn, pin::Pin, task::Poll, time::Duration};
 
 use shunt_bus::clock;
 use shunt_hub::{Hub, HubState, SendError};
@@ -18,6 +18,10 @@ use crate::{
 
 /// Most events on their way: edgeHub reads no further while it has 16 to answer (iot-edge.md, section 3).
 const IN_FLIGHT: usize = 16;
+
+/// Events fetched from the queue beforehand: so many are asked for when less than half of them are left, so that
+/// sending does not wait for each write to the disk. They count as on their way: a full queue does not drop them.
+const AHEAD: usize = 128;
 
 /// Sends events to the hub.
 pub(crate) struct Outlet {
@@ -75,15 +79,19 @@ impl InFlight {
 impl Outlet {
     /// Runs until shutdown, and then as long as there is something to send to a hub that is there, within limits.
     pub(crate) async fn run(self, shutdown: CancellationToken) {
-        let mut flying = InFlight::default();
+        let (mut flying, mut ready) = (InFlight::default(), VecDeque::new());
         let mut taking: Option<Taking> = None;
         let mut end: Option<Instant> = None;
         let mut state = self.hub.state();
         loop {
-            let room = IN_FLIGHT - flying.0.len().min(IN_FLIGHT);
-            if taking.is_none() && room > 0 {
+            while flying.0.len() < IN_FLIGHT
+                && let Some((number, bytes)) = ready.pop_front()
+            {
+                self.start(number, bytes, &mut flying).await;
+            }
+            if taking.is_none() && ready.len() < AHEAD / 2 {
                 let store = self.store.clone();
-                taking = Some(Box::pin(async move { store.take(room).await }));
+                taking = Some(Box::pin(async move { store.take(AHEAD).await }));
             }
             self.tally.in_flight(flying.0.len());
             if end.is_some() && (*state.borrow_and_update() != HubState::Connected || self.is_idle(&flying)) {
@@ -102,9 +110,7 @@ impl Outlet {
                     if events.is_empty() {
                         return;
                     }
-                    for (number, bytes) in events {
-                        self.start(number, bytes, &mut flying).await;
-                    }
+                    ready.extend(events);
                 }
                 () = shutdown.cancelled(), if end.is_none() => end = Some(Instant::now() + self.linger),
                 () = until(end) => return,

@@ -48,7 +48,7 @@ async fn a_twin_tunes_a_running_module_and_is_answered_field_by_field() {
 
     let version =
         sim.patch_desired("heart", &json!({"rate": 80, "chambers": {"left": 3, "right": 4}})).unwrap();
-    assert_eq!(heart.change().await.rate, 80.0);
+    assert!((79.9..80.1).contains(&heart.change().await.rate));
     answered(&sim, "rate", json!({"value": 80.0, "ac": 200, "av": version, "ad": "applied"})).await;
     answered(
         &sim,
@@ -60,7 +60,8 @@ async fn a_twin_tunes_a_running_module_and_is_answered_field_by_field() {
     // What is removed falls back to the layer below, and the report forgets it.
     let version = sim.patch_desired("heart", &json!({"rate": null, "chambers": {"right": null}})).unwrap();
     let settings = heart.change().await;
-    assert_eq!((settings.rate, settings.chambers.len()), (60.0, 1));
+    assert!((59.9..60.1).contains(&settings.rate));
+    assert_eq!(settings.chambers.len(), 1);
     answered(&sim, "rate", json!({"value": 60.0, "ac": 203, "av": 0, "ad": "default"})).await;
     answered(&sim, "chambers", json!({"value": {"left": 3}, "ac": 200, "av": version, "ad": "applied"}))
         .await;

@@ -18,7 +18,7 @@ use tokio::{
 };
 
 /// Every wait ends here.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A relay in this process.
 pub(crate) struct Relay {
@@ -107,9 +107,8 @@ pub(crate) async fn all_at_hub(sim: &Sim, numbers: std::ops::RangeInclusive<u64>
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    if timeout(PATIENCE, all).await.is_err() {
-        panic!("the hub misses {:?}", at_hub(sim).await.1.missing(numbers));
-    }
+    let in_time = timeout(PATIENCE, all).await.is_ok();
+    assert!(in_time, "the hub misses {:?}", at_hub(sim).await.1.missing(numbers));
 }
 
 impl Relay {
@@ -155,10 +154,10 @@ impl Relay {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        match timeout(PATIENCE, wait).await {
-            Ok(status) => status,
-            Err(_) => panic!("the status stays {:#}", self.status().await),
+        if let Ok(status) = timeout(PATIENCE, wait).await {
+            return status;
         }
+        panic!("the status stays {:#}", self.status().await)
     }
 }
 
