@@ -21,7 +21,7 @@ fn main() -> anyhow::Result<()> {
     let store = ModelStore::open(Path::new("models"))?;
     let face = Rect { x: 200.0, y: 100.0, width: 150.0, height: 150.0 };
 
-    println!("{:<24} {:>12} {:>12}", "milliseconds, median", "model alone", "pipeline");
+    println!("{:<24} {:>16} {:>16}", "ms: median (best)", "model alone", "pipeline");
     for (name, entry) in &store.catalog().models {
         if store.find(name).is_err() {
             continue;
@@ -30,19 +30,19 @@ fn main() -> anyhow::Result<()> {
             Task::Face => {
                 let finder = FaceFinder::load(&store, name)?;
                 let alone = alone(finder.model(), &frame)?;
-                let pipeline = median(|| finder.find(&frame, &FaceOptions::default()).map(drop))?;
-                println!("{name:<24} {alone:>12.2} {pipeline:>12.2}");
+                let pipeline = measure(|| finder.find(&frame, &FaceOptions::default()).map(drop))?;
+                println!("{name:<24} {alone:>16} {pipeline:>16}");
             }
             Task::Expression => {
                 let reader = ExpressionReader::load(&store, name)?;
                 let alone = alone(reader.model(), &frame)?;
-                let pipeline = median(|| reader.read(&frame, face).map(drop))?;
-                println!("{name:<24} {alone:>12.2} {pipeline:>12.2}");
+                let pipeline = measure(|| reader.read(&frame, face).map(drop))?;
+                println!("{name:<24} {alone:>16} {pipeline:>16}");
             }
             Task::Classify => {
                 // The pipeline for classes is not part of this crate yet.
                 let Ok(model) = Model::load(&store, name, &Tract) else { continue };
-                println!("{name:<24} {:>12.2} {:>12}", alone(&model, &frame)?, "-");
+                println!("{name:<24} {:>16} {:>16}", alone(&model, &frame)?, "-");
             }
         }
     }
@@ -50,12 +50,12 @@ fn main() -> anyhow::Result<()> {
 }
 
 /// The model on an input that is ready.
-fn alone(model: &Model, frame: &Picture) -> anyhow::Result<f64> {
+fn alone(model: &Model, frame: &Picture) -> anyhow::Result<String> {
     let (input, _) = model.whole(frame);
-    Ok(median(|| model.run(input.clone()).map(drop))?)
+    Ok(measure(|| model.run(input.clone()).map(drop))?)
 }
 
-fn median<E>(mut work: impl FnMut() -> Result<(), E>) -> Result<f64, E> {
+fn measure<E>(mut work: impl FnMut() -> Result<(), E>) -> Result<String, E> {
     let mut times = Vec::with_capacity(ROUNDS);
     for round in 0..ROUNDS + 5 {
         let started = Instant::now();
@@ -65,5 +65,6 @@ fn median<E>(mut work: impl FnMut() -> Result<(), E>) -> Result<f64, E> {
         }
     }
     times.sort_by(f64::total_cmp);
-    Ok(times.get(ROUNDS / 2).copied().unwrap_or_default())
+    let at = |index: usize| times.get(index).copied().unwrap_or_default();
+    Ok(format!("{:.2} ({:.2})", at(ROUNDS / 2), at(0)))
 }
