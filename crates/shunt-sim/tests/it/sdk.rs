@@ -100,7 +100,7 @@ impl Client {
 
 /// A stand-in on a loopback address of its own, with the ports that clients have built in. 443 needs a right that not
 /// everybody has; without it there is no call from module to module, and false is given.
-async fn on_the_built_in_ports() -> anyhow::Result<(Stand, bool)> {
+async fn on_the_built_in_ports(keep_sessions: bool) -> anyhow::Result<(Stand, bool)> {
     loop {
         let random = uuid::Uuid::new_v4();
         let [a, b, c, ..] = *random.as_bytes();
@@ -114,8 +114,7 @@ async fn on_the_built_in_ports() -> anyhow::Result<(Stand, bool)> {
             gateway_host: address.to_string(),
             mqtt: SocketAddr::new(address, 8883),
             https: SocketAddr::new(address, if https { 443 } else { 0 }),
-            // The Python SDK never subscribes again: it trusts in the session.
-            keep_sessions: true,
+            keep_sessions,
             ..SimOptions::default()
         };
         if !https {
@@ -137,7 +136,8 @@ fn installed(what: &str, path: &Path) -> bool {
 
 /// Everything that a module does, once.
 async fn a_module_on_an_sdk_lives(program: &Path, script: PathBuf, name: &str) -> anyhow::Result<()> {
-    let (stand, https) = on_the_built_in_ports().await?;
+    // The Python SDK never subscribes again: it trusts in the session.
+    let (stand, https) = on_the_built_in_ports(name == "python").await?;
     let routes = json!({
         "up": "FROM /messages/modules/sdk/outputs/up INTO $upstream",
         "in": r#"FROM /messages/modules/probe/* INTO BrokeredEndpoint("/modules/sdk/inputs/numbers")"#,
@@ -253,7 +253,7 @@ async fn a_leaf_device_on_the_rust_crate_lives() -> anyhow::Result<()> {
     if !installed("the example leaf_device (cargo build -p shunt-sim --examples)", &program) {
         return Ok(());
     }
-    let (stand, _) = on_the_built_in_ports().await?;
+    let (stand, _) = on_the_built_in_ports(false).await?;
     // Leaf devices have no module: that is how routes find them.
     let routes =
         json!({"leafs": "FROM /messages/* WHERE NOT IS_DEFINED($connectionModuleId) INTO $upstream"});
