@@ -1,10 +1,16 @@
 //! Changes by twin, and models that cannot be used.
 
 use emotion::EmotionSettings;
+use shunt_module::Common;
 use shunt_testkit::eventually;
 use shunt_wire::events::Expression;
 
 use crate::stage::{LIMIT, Stage, astronaut, changed_catalog, sample, with_models};
+
+/// The file of this model is nowhere, whatever was fetched on this machine.
+fn without_minixception(common: &mut Common) {
+    changed_catalog(common, "emotion/minixception_human.onnx", "emotion/not_there.onnx");
+}
 
 #[tokio::test]
 async fn models_are_exchanged_while_frames_come() {
@@ -18,7 +24,8 @@ async fn models_are_exchanged_while_frames_come() {
 
 #[tokio::test]
 async fn a_model_that_does_not_load_is_refused_and_the_old_one_serves_on() {
-    let mut stage = Stage::start().await;
+    let mut stage = Stage::start_with(EmotionSettings::default(), without_minixception).await;
+    stage.until_ready().await;
     let problems = stage.settings.propose(with_models("yunet", "minixception-human")).await.unwrap_err();
     let problems: Vec<_> = problems.iter().collect();
     assert_eq!(problems.len(), 2, "{problems:?}");
@@ -48,7 +55,7 @@ async fn threshold_and_number_of_faces_take_effect() {
 #[tokio::test]
 async fn a_module_without_its_model_lives_says_why_and_starts_when_it_gets_one() {
     let settings = with_models("blazeface-full-range", "minixception-human");
-    let mut stage = Stage::start_with(settings, |_| ()).await;
+    let mut stage = Stage::start_with(settings, without_minixception).await;
     eventually(LIMIT, || async {
         let answer = stage.get("/readyz").await;
         answer.is_ok_and(|(status, text)| {

@@ -2,7 +2,6 @@
 
 use std::{
     net::SocketAddr,
-    path::PathBuf,
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
@@ -242,12 +241,11 @@ fn client() -> reqwest::Client {
 }
 
 /// A folder of models with the built-in catalog changed, and nothing else.
-pub(crate) fn changed_catalog(common: &Common, from: &str, to: &str) -> PathBuf {
+pub(crate) fn changed_catalog(common: &Common, from: &str, to: &str) {
     let catalog = std::fs::read_to_string(shunt_testkit::repo_root().join("models/catalog.toml")).unwrap();
     let changed = catalog.replace(from, to);
     assert_ne!(changed, catalog);
     std::fs::create_dir_all(&common.models_dir).unwrap();
     let file = common.models_dir.join("catalog.toml");
     std::fs::write(&file, changed).unwrap();
-    file
 }
