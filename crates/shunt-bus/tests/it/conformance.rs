@@ -402,41 +402,58 @@ async fn a_thousand_events_survive_a_line_that_is_cut_again_and_again(
     const EVENTS: u64 = 1000;
     let (publisher, relay) = (backend.bus("emotion").await?, backend.bus("relay").await?);
     let mut events = relay.subscribe(&all(&Kind::EMOTION), Delivery::Assured).await?;
-    let publish = tokio::spawn({
-        let publisher = publisher.clone();
-        async move {
-            // Several at once, so that some are always on their way.
-            let mut tasks = tokio::task::JoinSet::new();
-            for count in 1..=EVENTS {
-                let publisher = publisher.clone();
-                tasks.spawn(async move {
-                    publisher.publish(event(&Kind::EMOTION, count), Delivery::Assured).await
-                });
-                if tasks.len() >= 32 {
-                    tasks.join_next().await.unwrap()??;
-                }
+    let (seen, mut progress) = tokio::sync::watch::channel(0);
+    let publish = tokio::spawn(async move {
+        // Several at once, so that some are always on their way; but never far ahead, so that each cut meets some.
+        let mut tasks = tokio::task::JoinSet::new();
+        for count in 1..=EVENTS {
+            progress.wait_for(|seen| count <= seen + 100).await?;
+            let publisher = publisher.clone();
+            tasks.spawn(
+                async move { publisher.publish(event(&Kind::EMOTION, count), Delivery::Assured).await },
+            );
+            if tasks.len() >= 32 {
+                tasks.join_next().await.unwrap()??;
             }
-            while let Some(done) = tasks.join_next().await {
-                done??;
-            }
-            anyhow::Ok(())
         }
+        while let Some(done) = tasks.join_next().await {
+            done??;
+        }
+        anyhow::Ok(())
     });
     let mut ledger = Ledger::default();
-    let mut cuts = 0;
+    let (mut cuts, mut cutting) = (0, false);
     while !ledger.missing(1..=EVENTS).is_empty() {
-        let number = take(&mut events).await?;
-        if ledger.note(number) && ledger.len() % 150 == 0 {
-            cuts += 1;
-            // In the middle of a packet, where the back end has packets.
+        let cut = async {
             match &backend {
-                Backend::Mqtt { line, .. } => {
-                    line.cut_after(1000);
-                    eventually(LIMIT, || async { line.is_cut() || publish.is_finished() }).await;
-                }
-                Backend::Memory(_) => backend.cut(),
+                // In the middle of a packet.
+                Backend::Mqtt { line, .. } if cutting => eventually(LIMIT, || async { line.is_cut() }).await,
+                _ => std::future::pending().await,
             }
-            backend.heal();
+        };
+        tokio::select! {
+            number = take(&mut events) => {
+                let is_new = ledger.note(number?);
+                seen.send_replace(ledger.len() as u64);
+                if is_new && ledger.len() % 150 == 0 && ledger.len() < 900 {
+                    match &backend {
+                        Backend::Mqtt { line, .. } => {
+                            line.cut_after(1000);
+                            cutting = true;
+                        }
+                        Backend::Memory(_) => {
+                            backend.cut();
+                            backend.heal();
+                            cuts += 1;
+                        }
+                    }
+                }
+            }
+            () = cut => {
+                backend.heal();
+                cutting = false;
+                cuts += 1;
+            }
         }
     }
     publish.await??;
