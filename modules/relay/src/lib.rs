@@ -83,6 +83,8 @@ pub async fn run(mut context: Context<RelaySettings>) -> anyhow::Result<()> {
         };
         Some(context.tasks.spawn(outlet.run(context.shutdown.clone())))
     } else {
+        // The keeper ends when nobody asks any more.
+        drop(store);
         tracing::warn!("There is no identity for a hub: events are kept on disk and not sent.");
         context.health.note("hub", "no identity for a hub: events are kept on disk and not sent");
         None

@@ -23,6 +23,9 @@ const IN_FLIGHT: usize = 16;
 /// sending does not wait for each write to the disk. They count as on their way: a full queue does not drop them.
 const AHEAD: usize = 128;
 
+/// After shutdown: how often to look whether all is done.
+const LOOK: Duration = Duration::from_millis(20);
+
 /// Sends events to the hub.
 pub(crate) struct Outlet {
     pub(crate) hub: Hub,
@@ -82,7 +85,7 @@ impl Outlet {
         let (mut flying, mut ready) = (InFlight::default(), VecDeque::new());
         let mut taking: Option<Taking> = None;
         let mut end: Option<Instant> = None;
-        let mut state = self.hub.state();
+        let state = self.hub.state();
         loop {
             while flying.0.len() < IN_FLIGHT
                 && let Some((number, bytes)) = ready.pop_front()
@@ -94,7 +97,7 @@ impl Outlet {
                 taking = Some(Box::pin(async move { store.take(AHEAD).await }));
             }
             self.tally.in_flight(flying.0.len());
-            if end.is_some() && (*state.borrow_and_update() != HubState::Connected || self.is_idle(&flying)) {
+            if end.is_some() && (*state.borrow() != HubState::Connected || self.is_idle(&flying)) {
                 return;
             }
             tokio::select! {
@@ -114,7 +117,8 @@ impl Outlet {
                 }
                 () = shutdown.cancelled(), if end.is_none() => end = Some(Instant::now() + self.linger),
                 () = until(end) => return,
-                _ = state.changed(), if end.is_some() => {}
+                // After shutdown: is the hub gone, or everything written off the disk?
+                () = tokio::time::sleep(LOOK), if end.is_some() => {}
             }
         }
     }

@@ -130,9 +130,10 @@ impl Relay {
         Self { http, stop: Some(stop), exit }
     }
 
+    /// Stops it in order, well within the drain limit of 8 s.
     pub(crate) async fn stop(mut self) {
         self.stop.take().unwrap().send(()).ok();
-        assert_eq!(timeout(PATIENCE, self.exit).await.unwrap().unwrap(), 0);
+        assert_eq!(timeout(Duration::from_secs(6), self.exit).await.unwrap().unwrap(), 0);
     }
 
     pub(crate) async fn status(&self) -> Value {
