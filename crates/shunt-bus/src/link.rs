@@ -75,6 +75,11 @@ impl Common {
         self.state.send_replace(BusState::Connected);
     }
 
+    /// We closed the bus ourselves.
+    pub(crate) fn closed(&self) {
+        self.state.send_replace(BusState::Disconnected("the bus is closed".to_owned()));
+    }
+
     /// The broker is not there, because of this. Logs when that is news.
     pub(crate) fn disconnected(&self, reason: String) {
         self.state.send_if_modified(|state| {

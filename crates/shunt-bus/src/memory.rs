@@ -248,7 +248,7 @@ impl Inner {
     fn detach(&self, client: &Arc<Client>) {
         client.end.cancel();
         client.registry.lock().end();
-        client.common.disconnected("the bus is closed".to_owned());
+        client.common.closed();
         let mut state = self.state.lock();
         let Some(session) = state.session_of(client) else { return };
         session.client = None;

@@ -76,6 +76,10 @@ impl Health {
         if old.as_ref().is_none_or(|old| old.ready != part.ready) {
             match (part.ready, part.text) {
                 (true, _) => tracing::debug!(part = name, "A part of the module is ready."),
+                // At the start of a module nothing is ready yet: no news.
+                (false, reason) if old.is_none() => {
+                    tracing::debug!(part = name, reason, "A part of the module is not ready yet.");
+                }
                 (false, reason) => {
                     tracing::warn!(part = name, reason, "A part of the module is not ready.");
                 }

@@ -170,7 +170,7 @@ impl Session {
             }
         }
         self.registry.end();
-        self.common.disconnected("the bus is closed".to_owned());
+        self.common.closed();
         self.gone.cancel();
     }
 
