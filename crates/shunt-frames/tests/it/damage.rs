@@ -212,7 +212,7 @@ fn a_folder_without_room_is_an_error_and_no_crash() {
     let mut command = Command::new("unshare");
     let script = "mount -t tmpfs -o size=1m none \"$SHUNT_FRAMES_TEST_FOLDER\" && exec \"$0\" \"$@\"";
     command.args(["--map-root-user", "--mount", "sh", "-c", script]).arg(std::env::current_exe().unwrap());
-    match Part::start_by(command, "writer in a small folder", folder.path()).line() {
+    match Part::start_by(command, "maker of a ring", folder.path()).line() {
         Some(said) => assert!(said.ends_with("No space left on device (os error 28)"), "{said}"),
         None => println!("skipped: this user may not mount a small file system"),
     }

@@ -1,5 +1,5 @@
-//! Parts that the tests play in processes of their own: this test binary, started again with one "test" that
-//! does something only when it is told to by a variable.
+//! Parts that the tests play in processes of their own: this test binary, started again with one test that plays
+//! the part which a variable names.
 
 use std::{
     io::{BufRead, BufReader, Lines, Read, Write},
@@ -11,8 +11,10 @@ use std::{
 use shunt_frames::{FrameError, FrameReader, FrameWriter};
 use shunt_wire::events::{FrameRef, PixelFormat};
 
-use crate::{FRAME, HEIGHT, WIDTH, read, ring, write, writer};
+use crate::{FRAME, HEIGHT, WIDTH, files, read, ring, write, writer};
 
+/// The test that plays the parts.
+const TEST: &str = "helper::a_process_of_its_own_makes_a_ring_and_leaves_it";
 const PART: &str = "SHUNT_FRAMES_TEST_PART";
 const FOLDER: &str = "SHUNT_FRAMES_TEST_FOLDER";
 /// In front of each line that the parent is to read, among those of the test harness.
@@ -34,7 +36,7 @@ impl Part {
     /// Starts this binary by a command that takes it, and its arguments, at its end.
     pub(crate) fn start_by(mut command: Command, part: &str, folder: &Path) -> Self {
         let mut child = command
-            .args(["--exact", "helper::plays_a_part_for_other_tests", "--nocapture", "--ignored"])
+            .args(["--exact", TEST, "--nocapture"])
             .env(PART, part)
             .env(FOLDER, folder)
             .stdin(Stdio::piped())
@@ -82,15 +84,25 @@ fn say(text: &str) {
 }
 
 #[test]
-#[ignore = "a part that other tests play in another process"]
-fn plays_a_part_for_other_tests() {
-    let (Ok(part), Ok(folder)) = (std::env::var(PART), std::env::var(FOLDER)) else { return };
-    let folder = Path::new(&folder);
-    match part.as_str() {
+fn a_process_of_its_own_makes_a_ring_and_leaves_it() {
+    if let (Ok(part), Ok(folder)) = (std::env::var(PART), std::env::var(FOLDER)) {
+        return play(&part, Path::new(&folder));
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let mut maker = Part::start("maker of a ring", folder.path());
+    assert_eq!(maker.line().as_deref(), Some("made"));
+    assert_eq!(maker.line(), None);
+    assert_eq!(files(folder.path()), ["door.frames", "door.lock"]);
+    let reference = write(&mut writer(folder.path()), 7);
+    assert_eq!(read(&mut FrameReader::new(folder.path()), &reference).unwrap(), 7);
+}
+
+fn play(part: &str, folder: &Path) {
+    match part {
         "restless writer" => write_for_ever(folder),
         "writer stuck in a frame" => get_stuck(folder),
         "reader" => read_the_newest(folder),
-        "writer in a small folder" => match FrameWriter::create(folder, &ring(), 4, FRAME) {
+        "maker of a ring" => match FrameWriter::create(folder, &ring(), 4, FRAME) {
             Ok(_) => say("made"),
             Err(error) => say(&error.to_string()),
         },
