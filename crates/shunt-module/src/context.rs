@@ -14,7 +14,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::{net::TcpListener, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{Health, Settings, SettingsHandle, http, metrics};
+use crate::{DeadLetters, Health, Settings, SettingsHandle, http, metrics};
 
 /// After shutdown, open requests (a picture stream, say) get this long.
 const OPEN_REQUESTS: Duration = Duration::from_secs(2);
@@ -138,6 +138,11 @@ impl<S: Settings> Context<S> {
     /// An event of this module: fresh id, the time now.
     pub fn event(&self, kind: Kind, source: Name) -> Envelope {
         self.events.event(kind, source)
+    }
+
+    /// Tells on `shunt/dead-letter/<module>` of events that could not be used.
+    pub fn dead_letters(&self) -> DeadLetters {
+        DeadLetters::new(self.bus.clone(), self.events.clone(), self.name.clone())
     }
 
     /// Serves `/healthz`, `/readyz`, `/metrics` and the module's own routes on the listener until shutdown.

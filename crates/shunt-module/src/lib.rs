@@ -61,6 +61,7 @@
 //! ```
 
 mod context;
+mod dead_letters;
 pub mod docs;
 mod handle;
 mod health;
@@ -78,6 +79,7 @@ mod testing;
 mod twin;
 
 pub use context::{Common, Context, Events};
+pub use dead_letters::DeadLetters;
 pub use handle::{Proposal, SettingsHandle, SettingsSender};
 pub use health::Health;
 pub use http::HttpProblem;

@@ -3,13 +3,12 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use shunt_bus::{Bus, Delivery, Received, SubscribeError, Subscription};
-use shunt_module::Health;
+use shunt_module::{DeadLetters, Health};
 use shunt_wire::{Kind, Topic, TopicFilter};
 use tokio::{sync::watch, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    dead_letter::DeadLetters,
     filter::{Decision, Gate},
     keeper::{Arrival, Arrivals},
     queue::Item,
@@ -151,7 +150,7 @@ impl Desk {
                 let reason = error.to_string();
                 tracing::warn!(topic = received.topic, reason, "A message is no event; it is dropped.");
                 let topic: Option<Topic> = received.topic.parse().ok();
-                self.dead_letters.send(&received, &reason).await;
+                self.dead_letters.send(&received.topic, &received.payload, &reason).await;
                 return self.drop_it(topic.as_ref().map(Topic::kind), Reason::Malformed, received);
             }
         };
@@ -164,7 +163,7 @@ impl Desk {
         if size > LARGEST {
             let reason = format!("event {}: its data has {size} bytes, the hub takes {LARGEST}", envelope.id);
             tracing::error!(%kind, source = %envelope.source, reason, "An event is too large; it is dropped.");
-            self.dead_letters.send(&received, &reason).await;
+            self.dead_letters.send(&received.topic, &received.payload, &reason).await;
             return self.drop_it(Some(kind), Reason::TooLarge, received);
         }
         let bytes = match Record::new(envelope.clone(), received.received_at).encode() {

@@ -21,7 +21,6 @@
 //! assert!(settings.kinds["emotion"].enabled);
 //! ```
 
-mod dead_letter;
 mod filter;
 mod intake;
 mod keeper;
@@ -37,13 +36,11 @@ use shunt_hub::{Hub, HubState};
 use shunt_module::{Context, Health};
 use tokio::sync::watch;
 
-use crate::{
-    dead_letter::DeadLetters, intake::Intake, keeper::Keeper, outlet::Outlet, queue::Bounds, tally::Tally,
-};
 pub use crate::{
     filter::{Bounds as ConditionBounds, Condition, Scalar},
     settings::{KindSettings, RelaySettings},
 };
+use crate::{intake::Intake, keeper::Keeper, outlet::Outlet, queue::Bounds, tally::Tally};
 
 /// What `/status` needs.
 #[derive(Debug, Clone)]
@@ -66,11 +63,7 @@ pub async fn run(mut context: Context<RelaySettings>) -> anyhow::Result<()> {
     let folder = context.common.data_dir.join(context.name.as_str());
     let (keeper, arrivals, store) = Keeper::new(folder, bounds, tally.clone(), context.health.clone());
     let keeper = context.tasks.spawn(keeper.run());
-    let dead_letters = DeadLetters {
-        bus: context.bus.clone(),
-        events: context.events.clone(),
-        module: context.name.clone(),
-    };
+    let dead_letters = context.dead_letters();
     let outlet = if let Some(hub) = &context.hub {
         let outlet = Outlet {
             hub: hub.clone(),

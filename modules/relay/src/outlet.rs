@@ -4,12 +4,12 @@ use std::{collections::VecDeque, future::poll_fn, pin::Pin, task::Poll, time::Du
 
 use shunt_bus::clock;
 use shunt_hub::{Hub, HubState, SendError};
+use shunt_module::DeadLetters;
 use shunt_wire::{Envelope, Kind, Name};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    dead_letter::DeadLetters,
     keeper::Store,
     queue::Taken,
     record::Record,
