@@ -25,7 +25,7 @@ mod line;
 mod mosquitto;
 mod places;
 
-pub use condition::eventually;
+pub use condition::{eventually, found};
 pub use ledger::Ledger;
 pub use line::Line;
 pub use mosquitto::{Mosquitto, MosquittoOptions};

@@ -8,7 +8,7 @@ use shunt_module::{Context, Health, Problems, Settings};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    sync::{mpsc, oneshot},
+    sync::{Notify, mpsc, oneshot},
     task::JoinHandle,
     time::timeout,
 };
@@ -47,6 +47,8 @@ pub(crate) struct Heart {
     pub(crate) health: Health,
     /// Each settings change that came.
     pub(crate) changes: mpsc::Receiver<Arc<HeartSettings>>,
+    /// Ends the thoughts of the owner "slow".
+    pub(crate) decide: Arc<Notify>,
     stop: Option<oneshot::Sender<()>>,
     exit: JoinHandle<u8>,
 }
@@ -64,11 +66,13 @@ pub(crate) fn environment(folder: &Path, more: &[(&str, &str)]) -> BTreeMap<Stri
 }
 
 impl Heart {
-    /// Starts it. The owner "stone" is refused by the module itself, "slow" takes a while to be accepted.
+    /// Starts it. The owner "stone" is refused by the module itself, "slow" is accepted when the test says `decide`.
     pub(crate) async fn start(environment: BTreeMap<String, String>) -> Self {
         let (started_sender, started) = oneshot::channel();
         let (changes_sender, changes) = mpsc::channel(16);
         let (stop, stopped) = oneshot::channel::<()>();
+        let decide = Arc::new(Notify::new());
+        let decided = Arc::clone(&decide);
         let exit = tokio::spawn(async move {
             let stop = async {
                 stopped.await.ok();
@@ -77,12 +81,12 @@ impl Heart {
             shunt_module::live(&environment, stop, |context: Context<HeartSettings>| {
                 let address = context.listener.local_addr().unwrap();
                 started_sender.send((address, context.health.clone())).unwrap();
-                run(context, changes_sender)
+                run(context, changes_sender, decided)
             })
             .await
         });
         let (http, health) = timeout(Duration::from_secs(10), started).await.unwrap().unwrap();
-        Self { http, health, changes, stop: Some(stop), exit }
+        Self { http, health, changes, decide, stop: Some(stop), exit }
     }
 
     /// Stops it; its exit code.
@@ -125,6 +129,7 @@ impl Heart {
 async fn run(
     mut context: Context<HeartSettings>,
     changes: mpsc::Sender<Arc<HeartSettings>>,
+    decided: Arc<Notify>,
 ) -> anyhow::Result<()> {
     let echo = axum::Router::new().route("/echo", axum::routing::post(|body: String| async { body }));
     context.serve(echo);
@@ -146,7 +151,7 @@ async fn run(
                         let shutdown = context.shutdown.clone();
                         tokio::select! {
                             () = shutdown.cancelled() => return Ok(()),
-                            () = tokio::time::sleep(Duration::from_millis(2_500)) => change.accept(),
+                            () = decided.notified() => change.accept(),
                         }
                     }
                     _ => change.accept(),

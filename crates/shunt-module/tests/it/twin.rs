@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use serde_json::{Value, json};
 use shunt_sim::{Fault, MethodResult, Sim, SimOptions};
-use shunt_testkit::eventually;
+use shunt_testkit::{eventually, found};
 
 use crate::heart::{Heart, environment};
 
@@ -29,12 +29,9 @@ fn reported(sim: &Sim) -> Value {
 
 /// Waits until the twin answers for this field so.
 async fn answered(sim: &Sim, field: &str, expected: Value) {
-    let limit = tokio::time::timeout(PATIENCE, async {
-        while reported(sim).get(field) != Some(&expected) {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    });
-    assert!(limit.await.is_ok(), "{field}: {expected} was expected, the twin has {:#}", reported(sim));
+    let answer =
+        found(PATIENCE, || async { reported(sim).get(field).filter(|&answer| *answer == expected).cloned() });
+    assert!(answer.await.is_some(), "{field}: {expected} was expected, the twin has {:#}", reported(sim));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -119,6 +116,7 @@ async fn a_module_at_work_with_new_settings_says_so() {
     let version = sim.patch_desired("heart", &json!({"owner": "slow"})).unwrap();
     answered(&sim, "owner", json!({"value": "nobody", "ac": 202, "av": version, "ad": "being applied"}))
         .await;
+    heart.decide.notify_one();
     answered(&sim, "owner", json!({"value": "slow", "ac": 200, "av": version, "ad": "applied"})).await;
     heart.stop().await;
     sim.stop().await;

@@ -1,11 +1,12 @@
 //! The relay as a process of its own.
 
-use std::{collections::BTreeMap, net::SocketAddr, process::Stdio, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, process::Stdio, sync::Arc};
 
 use shunt_sim::Fault;
 use shunt_testkit::{Mosquitto, eventually, fresh_address};
 use tokio::{
     process::{Child, Command},
+    sync::Semaphore,
     time::timeout,
 };
 
@@ -46,11 +47,15 @@ async fn nothing_is_lost_when_the_process_is_killed_at_any_moment() {
         accepted(http).await > 0
     })
     .await;
-    let publisher = tokio::spawn(async move {
-        // Slowly enough that the kills fall into the middle.
-        for number in 1..=1_000 {
-            publish(&bus, number..=number).await;
-            tokio::time::sleep(Duration::from_millis(2)).await;
+    // The events come in portions, so that each kill falls into the middle of one.
+    let portions = Arc::new(Semaphore::new(0));
+    let publisher = tokio::spawn({
+        let portions = Arc::clone(&portions);
+        async move {
+            for number in 1..=1_000 {
+                portions.acquire().await.unwrap().forget();
+                publish(&bus, number..=number).await;
+            }
         }
     });
     for round in 0..4 {
@@ -60,7 +65,9 @@ async fn nothing_is_lost_when_the_process_is_killed_at_any_moment() {
         if round == 2 {
             sim.fault(&Fault::Restart { pause_ms: 200 });
         }
+        portions.add_permits(125);
         eventually(PATIENCE, || async { accepted(http).await > 30 }).await;
+        portions.add_permits(125);
         process.kill().await.unwrap();
         process = spawn(&variables);
     }

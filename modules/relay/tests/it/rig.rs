@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use shunt_bus::{Bus, BusOptions, Delivery};
 use shunt_module::{Context, Events};
 use shunt_sim::{HubRecord, Sim, SimOptions};
-use shunt_testkit::{Ledger, eventually};
+use shunt_testkit::{Ledger, eventually, found};
 use shunt_wire::{Kind, Name};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -99,12 +99,12 @@ pub(crate) fn number(record: &HubRecord) -> u64 {
 /// Waits until the hub has all these numbers.
 pub(crate) async fn all_at_hub(sim: &Sim, numbers: std::ops::RangeInclusive<u64>) {
     let all = async {
-        loop {
-            let missing = at_hub(sim).await.1.missing(numbers.clone());
-            if missing.is_empty() {
-                return;
+        let (mut ledger, mut next) = (Ledger::default(), 1);
+        while !ledger.missing(numbers.clone()).is_empty() {
+            for record in sim.messages_from(next, PATIENCE).await {
+                next = record.sequence + 1;
+                ledger.note(number(&record));
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
     let in_time = timeout(PATIENCE, all).await.is_ok();
@@ -146,19 +146,11 @@ impl Relay {
 
     /// Waits until `/status` says so.
     pub(crate) async fn until(&self, told: impl Fn(&Value) -> bool) -> Value {
-        let wait = async {
-            loop {
-                let status = self.status().await;
-                if told(&status) {
-                    return status;
-                }
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        if let Ok(status) = timeout(PATIENCE, wait).await {
-            return status;
+        let told_so = found(PATIENCE, || async { Some(self.status().await).filter(&told) });
+        match told_so.await {
+            Some(status) => status,
+            None => panic!("the status stays {:#}", self.status().await),
         }
-        panic!("the status stays {:#}", self.status().await)
     }
 }
 
