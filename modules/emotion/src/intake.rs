@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use shunt_bus::{Bus, Delivery, Received};
+use shunt_module::DeadLetters;
 use shunt_wire::{Kind, TopicFilter, events::Frame};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     mailbox::{Job, Mailbox},
-    outlet::DeadLetters,
     tally::{Failure, Tally},
 };
 
@@ -25,7 +25,7 @@ pub(crate) struct Intake {
 
 impl Intake {
     /// Takes frames until shutdown.
-    pub(crate) async fn run(mut self, shutdown: CancellationToken) -> anyhow::Result<()> {
+    pub(crate) async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let filter = TopicFilter::kind(&Kind::FRAME);
         let mut frames = tokio::select! {
             frames = self.bus.subscribe(&filter, Delivery::Fast) => frames?,
@@ -41,7 +41,7 @@ impl Intake {
         }
     }
 
-    async fn take(&mut self, received: Received) {
+    async fn take(&self, received: Received) {
         let problem = match received.envelope {
             Ok(envelope) => match Frame::read(&envelope) {
                 Ok(frame) => {
@@ -53,6 +53,10 @@ impl Intake {
             Err(error) => error,
         };
         self.tally.fail(Failure::Malformed);
-        self.letters.send(&received.topic, &received.payload, &problem.to_string()).await;
+        let (topic, reason) = (&received.topic, problem.to_string());
+        // The log keeps the pace of the letters: every frame of a camera may be broken.
+        if self.letters.send(topic, &received.payload, &reason).await {
+            tracing::warn!(topic, reason, "An event is no frame.");
+        }
     }
 }

@@ -36,7 +36,7 @@ mod settings;
 mod tally;
 mod tracks;
 
-use std::{path::PathBuf, sync::Arc, thread};
+use std::{path::PathBuf, sync::Arc, thread, time::Duration};
 
 use anyhow::{Context as _, anyhow};
 use shunt_frames::FrameReader;
@@ -50,13 +50,17 @@ use crate::{
     judge::Judge,
     mailbox::Mailbox,
     models::{InUse, Models},
-    outlet::{DeadLetters, Outlet},
+    outlet::Outlet,
     tally::Tally,
     tracks::Tracks,
 };
 
 /// Frames judged that wait for the bus. When it is full, the judge waits, and frames give way to newer ones.
 const VERDICTS: usize = 8;
+
+/// Dead letters of the intake, and those of the judge, come no faster than this: a camera whose frames are all broken
+/// would fill the bus with them.
+const LETTER_PAUSE: Duration = Duration::from_secs(1);
 
 /// Runs the module until shutdown.
 pub async fn run(mut context: Context<EmotionSettings>) -> anyhow::Result<()> {
@@ -67,7 +71,7 @@ pub async fn run(mut context: Context<EmotionSettings>) -> anyhow::Result<()> {
 
     let mailbox = Arc::new(Mailbox::new(tally.clone()));
     let (verdicts, judged) = mpsc::channel(VERDICTS);
-    let letters = || DeadLetters::new(context.bus.clone(), context.events.clone(), context.name.clone());
+    let letters = || context.dead_letters().at_most_every(LETTER_PAUSE);
     let outlet = Outlet { bus: context.bus.clone(), letters: letters(), tally: tally.clone() };
     let outlet = context.tasks.spawn(outlet.run(judged));
     let intake = Intake {
