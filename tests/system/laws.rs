@@ -15,6 +15,26 @@ struct Member {
     needs: Vec<String>,
 }
 
+/// The libraries of the rooms table of docs/architecture.md, in its order.
+fn floors() -> Vec<String> {
+    let page = std::fs::read_to_string(repo_root().join("docs/architecture.md")).unwrap();
+    let names = page.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`'));
+    names.map(|(name, _)| name.to_owned()).filter(|name| name.starts_with("shunt-")).collect()
+}
+
+#[test]
+fn a_library_uses_only_those_above_it_in_the_rooms_table() {
+    let (floors, members) = (floors(), members());
+    let crates = members.iter().filter(|(_, member)| member.folder.starts_with("crates/"));
+    for (name, member) in crates {
+        let floor = floors.iter().position(|other| other == name);
+        let floor = floor.unwrap_or_else(|| panic!("{name} is not in the table"));
+        for needed in member.needs.iter().filter(|needed| needed.starts_with("shunt-")) {
+            assert!(floors[..floor].contains(needed), "{name} uses {needed}, which does not stand above it");
+        }
+    }
+}
+
 fn members() -> BTreeMap<String, Member> {
     let output = Command::new(env!("CARGO"))
         .args(["metadata", "--no-deps", "--offline", "--format-version", "1"])
