@@ -26,7 +26,9 @@ pub(crate) fn program(folder: &Path, port: u16) -> anyhow::Result<Program> {
     })
 }
 
-/// Everything is bounded, nothing waits for more data, nothing listens beyond this machine.
+/// Everything is bounded, nothing waits for more data, nothing listens beyond this machine. The bounds are those of
+/// the bus on a device, `modules/bus/mosquitto.conf`. Nothing is kept on disk, other than there: this broker lives as
+/// long as its chain, which begins with empty folders.
 fn text(port: u16) -> String {
     let user = if rustix::process::getuid().is_root() { "user root\n" } else { "" };
     format!(
@@ -38,7 +40,7 @@ set_tcp_nodelay true
 # what must not be lost keep it until the broker has answered.
 max_queued_messages 10000
 max_queued_bytes 67108864
-max_inflight_messages 100
+max_inflight_messages 64
 max_packet_size 8388608
 persistence false
 connection_messages false
@@ -64,4 +66,23 @@ pub(crate) async fn ready(port: u16) -> anyhow::Result<()> {
     tokio::time::timeout(START_LIMIT, wait)
         .await
         .with_context(|| format!("the broker does not listen on {address} after {} s", START_LIMIT.as_secs()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn value<'a>(configuration: &'a str, key: &str) -> Option<&'a str> {
+        configuration.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '))
+    }
+
+    #[test]
+    fn the_bounds_are_those_of_the_bus_on_a_device() {
+        let device = include_str!("../../../../modules/bus/mosquitto.conf");
+        let ours = text(1883);
+        for key in ["max_queued_messages", "max_queued_bytes", "max_inflight_messages", "max_packet_size"] {
+            assert!(value(device, key).is_some(), "{key}");
+            assert_eq!(value(&ours, key), value(device, key), "{key}");
+        }
+    }
 }
