@@ -21,6 +21,7 @@ use std::{
 
 use anyhow::Context;
 use clap::Args;
+use serde_json::Value;
 use shunt_wire::Mono;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -133,17 +134,30 @@ impl Up {
             }
         };
         let folder = self.folder.clone().or_else(|| temporary.map(Path::to_path_buf));
+        let manifest = crate::manifest::expand_file(&manifest)?;
+        let source = self.shown(&manifest)?;
         Ok(Options {
             selection: Selection {
                 only: self.only.iter().cloned().collect(),
                 with: self.with.iter().cloned().collect(),
             },
-            manifest: crate::manifest::expand_file(&manifest)?,
-            source: Some(source(self.source.as_deref(), self.pictures.as_deref())?),
+            manifest,
+            source,
             settings: self.set.clone(),
             ports: if self.fresh_ports { Ports::Fresh } else { Ports::Usual },
             folder: folder.unwrap_or_else(chain::default_folder),
         })
+    }
+
+    /// What the camera is shown instead of what the manifest says. The demo's pictures only stand in where nobody
+    /// names a source: not the command line, not the environment, not the manifest.
+    fn shown(&self, manifest: &Value) -> anyhow::Result<Option<String>> {
+        let on_command_line = self.source.is_some() || self.pictures.is_some();
+        let is_set = self.set.iter().any(|setting| setting.module == "camera" && setting.field == "source");
+        if !on_command_line && (is_set || deployment::names_source(manifest)) {
+            return Ok(None);
+        }
+        source(self.source.as_deref(), self.pictures.as_deref()).map(Some)
     }
 }
 
@@ -217,7 +231,46 @@ pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+    use serde_json::json;
+
     use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        up: Up,
+    }
+
+    /// What the camera is shown with these arguments on a manifest with this twin section and environment.
+    fn shown(arguments: &[&str], twin: &Value, environment: &Value) -> Option<String> {
+        let manifest = json!({"modulesContent": {
+            "$edgeAgent": {"properties.desired": {"modules": {"camera": {"env": environment}}}},
+            "camera": {"properties.desired": twin},
+        }});
+        let mut all = vec!["up"];
+        all.extend(arguments);
+        let mut line = Line::try_parse_from(all).unwrap();
+        if arguments.is_empty() {
+            // That of the shell that runs the tests.
+            line.up.source = None;
+        }
+        line.up.shown(&manifest).unwrap()
+    }
+
+    #[test]
+    fn the_manifest_may_say_what_the_camera_looks_at() {
+        let (twin, environment) =
+            (json!({"source": "/videos"}), json!({"SHUNT_CAMERA_SOURCE": {"value": "/dev/video0"}}));
+        assert_eq!(shown(&[], &twin, &json!({})), None);
+        assert_eq!(shown(&[], &json!({}), &environment), None);
+        // The command line is above both.
+        for (twin, environment) in [(&twin, &json!({})), (&json!({}), &environment), (&json!({}), &json!({}))]
+        {
+            let source = shown(&["--source", "rtsp://cam/1"], twin, environment);
+            assert_eq!(source.as_deref(), Some("rtsp://cam/1"));
+        }
+    }
 
     #[test]
     fn times_have_units() {

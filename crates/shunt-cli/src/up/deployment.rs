@@ -120,6 +120,14 @@ pub(crate) fn agent_section(manifest: &Value) -> Option<&Value> {
     manifest.pointer("/modulesContent/$edgeAgent/properties.desired")
 }
 
+/// Does the manifest say what its camera looks at: in the twin's section, or by the camera's environment?
+pub(crate) fn names_source(manifest: &Value) -> bool {
+    let in_twin = manifest.pointer("/modulesContent/camera/properties.desired/source");
+    let in_environment = agent_section(manifest)
+        .and_then(|agent| agent.pointer("/modules/camera/env/SHUNT_CAMERA_SOURCE/value"));
+    [in_twin, in_environment].into_iter().flatten().any(|source| !source.is_null())
+}
+
 /// Sets a desired property of a module in a manifest. Says whether the manifest has a section for the module;
 /// without one its twin is left alone, and so is the manifest.
 pub(crate) fn set_desired(manifest: &mut Value, module: &str, property: &str, value: Value) -> bool {
