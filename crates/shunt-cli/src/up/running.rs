@@ -34,6 +34,11 @@ use crate::{
 
 /// What the relay has to send the rest in, when the chain is stopped.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
+/// What the emotion module has to judge its last frame in, once the camera has stopped.
+const SETTLE_LIMIT: Duration = Duration::from_secs(5);
+/// Looks at the emotion module's counters, 100 ms apart, that have to show the same. A frame may take long on a busy
+/// machine, and only frames that are done are counted.
+const SETTLED: u32 = 5;
 /// What the stand-in has to come up in.
 const SIM_LIMIT: Duration = Duration::from_secs(10);
 /// How often counters, memory and the wanted modules are looked at.
@@ -228,8 +233,10 @@ impl Running {
         };
         running.sort_by_key(|(wanted, _)| rank(&wanted.name));
         for (wanted, kept) in running {
-            if wanted.name == "relay" {
-                drain(&self.board, client.as_ref()).await;
+            match wanted.name.as_str() {
+                "emotion" => settle(&self.board, client.as_ref()).await,
+                "relay" => drain(&self.board, client.as_ref()).await,
+                _ => {}
             }
             look_at(&self.board, client.as_ref(), &wanted.name).await;
             kept.stop().await;
@@ -531,6 +538,26 @@ async fn look_at(board: &Board, client: Option<&reqwest::Client>, name: &str) {
     let (Some(address), Some(client)) = (address, client) else { return };
     if let Ok(page) = metrics::fetch(client, &address).await {
         board.counted(name, &page, shunt_bus::clock::now());
+    }
+}
+
+/// Waits until the emotion module has judged what the camera gave it, so that all it told is counted.
+async fn settle(board: &Board, client: Option<&reqwest::Client>) {
+    const COUNTERS: [&str; 3] =
+        ["shunt_emotion_frames_total", "shunt_emotion_frames_skipped_total", "shunt_emotion_emotions_total"];
+    let wait = async {
+        let mut tick = tokio::time::interval(Duration::from_millis(100));
+        let (mut before, mut same) = ([0; 3], 0);
+        while same < SETTLED {
+            tick.tick().await;
+            look_at(board, client, "emotion").await;
+            let now = board.read(|state| COUNTERS.map(|name| state.total(name) as u64));
+            same = if now == before { same + 1 } else { 0 };
+            before = now;
+        }
+    };
+    if tokio::time::timeout(SETTLE_LIMIT, wait).await.is_err() {
+        board.say("the emotion module still counts frames though the camera has stopped");
     }
 }
 
