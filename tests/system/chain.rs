@@ -38,11 +38,21 @@ pub(crate) struct Printed {
     pub(crate) err: String,
 }
 
+/// Waits until no chain runs, for a command that starts one by itself.
+pub(crate) async fn turn() -> SemaphorePermit<'static> {
+    ONE.acquire().await.unwrap()
+}
+
 /// Runs `shunt` with these arguments to its end.
 pub(crate) async fn shunt(arguments: &[&str]) -> Printed {
+    shunt_in(&[], arguments).await
+}
+
+/// The same with more environment.
+pub(crate) async fn shunt_in(environment: &[(&str, &str)], arguments: &[&str]) -> Printed {
     let mut command = Command::new(binary("shunt"));
     command.args(arguments).current_dir(repo_root()).stdin(Stdio::null()).kill_on_drop(true);
-    command.env_remove("SHUNT_CAMERA_SOURCE");
+    command.env_remove("SHUNT_CAMERA_SOURCE").envs(environment.iter().copied());
     let output =
         tokio::time::timeout(LIMIT * 2, command.output()).await.expect("it ends").expect("it starts");
     Printed {
@@ -75,7 +85,7 @@ pub(crate) fn folder_of(pictures: &[PathBuf]) -> TempDir {
 impl Chain {
     /// Starts a chain on what the arguments name.
     pub(crate) async fn start(arguments: &[&str]) -> Self {
-        let turn = ONE.acquire().await.unwrap();
+        let turn = turn().await;
         let folder = tempfile::tempdir().unwrap();
         let process = Command::new(binary("shunt"))
             .args(["up", "--json", "--fresh-ports", "--folder"])

@@ -3,8 +3,9 @@
 use std::net::{Ipv4Addr, TcpListener};
 
 use shunt_testkit::{repo_root, sample_picture, shared_dir};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::chain::shunt;
+use crate::chain::{shunt, shunt_in};
 
 #[tokio::test]
 async fn a_wrong_command_line_ends_with_2() {
@@ -43,17 +44,16 @@ async fn a_file_that_is_no_picture_is_refused_by_name() {
 
 #[tokio::test]
 async fn the_emotion_command_draws_what_it_found() {
-    let Some(picture) = sample_picture("face.jpg") else {
-        println!("Skipped: the sample pictures are not here.");
-        return;
-    };
+    let astronaut = || repo_root().join("modules/emotion/tests/data/astronaut.jpg");
+    let (picture, people) =
+        sample_picture("face.jpg").map_or_else(|| (astronaut(), 1), |picture| (picture, 4));
     let folder = tempfile::tempdir().unwrap();
     let drawn = folder.path().join("drawn.png");
     let printed =
         shunt(&["emotion", picture.to_str().unwrap(), "--json", "--out", drawn.to_str().unwrap()]).await;
     assert_eq!(printed.code, Some(0), "{printed:?}");
     let answer: serde_json::Value = serde_json::from_str(&printed.out).unwrap();
-    assert_eq!(answer["faces"].as_array().unwrap().len(), 4, "{answer}");
+    assert_eq!(answer["faces"].as_array().unwrap().len(), people, "{answer}");
     assert!(std::fs::read(&drawn).unwrap().starts_with(b"\x89PNG"));
 }
 
@@ -78,4 +78,36 @@ async fn the_models_of_the_demo_are_there() {
     let unknown = shunt(&["models", "where", "gpt"]).await;
     assert_eq!(unknown.code, Some(1), "{unknown:?}");
     assert!(unknown.err.contains("ferplus-small"), "it names those there are: {unknown:?}");
+}
+
+#[tokio::test]
+async fn a_fetched_model_with_another_digest_is_not_used() {
+    let server = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let url = format!("http://{}/version-RFB-320.onnx", server.local_addr().unwrap());
+    let catalog = std::fs::read_to_string(repo_root().join("models/catalog.toml")).unwrap();
+    let (before, rest) = catalog.split_once("[models.ultraface.source]").unwrap();
+    let (_, after) = rest.split_once("[models.ultraface.input]").unwrap();
+    let catalog = format!(
+        "{before}[models.ultraface.source]\nkind = \"url\"\nurl = \"{url}\"\n\n[models.ultraface.input]{after}"
+    );
+    // Under another name: the repository's own folder is looked into as well, and it may have been fetched.
+    let catalog = catalog.replace("face/version-RFB-320.onnx", "face/fetched.onnx");
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("catalog.toml"), catalog).unwrap();
+    let answer = async {
+        let (mut client, _) = server.accept().await.unwrap();
+        assert!(client.read(&mut [0; 4096]).await.unwrap() > 0);
+        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\nconnection: close\r\n\r\nwrong";
+        client.write_all(answer).await.unwrap();
+    };
+    let models = folder.path().to_str().unwrap();
+    let environment = [("SHUNT_MODELS_DIR", models), ("NO_PROXY", "127.0.0.1"), ("no_proxy", "127.0.0.1")];
+    let fetch = ["models", "fetch", "ultraface"];
+    let (printed, ()) = tokio::join!(shunt_in(&environment, &fetch), answer);
+    assert_eq!(printed.code, Some(1), "{printed:?}");
+    assert!(
+        printed.err.contains("the catalog says 34cd7e60") && printed.err.contains("not used"),
+        "{printed:?}"
+    );
+    assert!(!folder.path().join("face").exists());
 }
