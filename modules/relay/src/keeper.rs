@@ -28,8 +28,9 @@ const REQUESTS: usize = 256;
 /// Events that the hub has are taken out together with the next write, or after this time, or when so many gathered.
 /// Until then a crash makes the hub get them again, with the same message id.
 const TIDY: (Duration, usize) = (Duration::from_millis(100), 256);
-/// After a failure of the disk: the time until it is tried again.
-const AGAIN: Duration = Duration::from_millis(500);
+/// After a failure of the disk: the time until it is tried again, doubled with each failure from the first value up
+/// to the second. A disk that is full stays so for long, and each try opens the file anew.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
 
 /// An event from the bus, with the key to acknowledge it.
 #[derive(Debug)]
@@ -66,8 +67,8 @@ pub(crate) struct Keeper {
     /// None until the disk lets it be opened.
     queue: Option<Queue>,
     place: Option<Place>,
-    /// Events that are known to be on disk, to say what is lost with a damaged file.
-    known: u64,
+    /// Events that are known to be on disk, to say what is lost with a damaged file. None until it was read.
+    known: Option<u64>,
     batch: Vec<Arrival>,
     batch_bytes: usize,
     done: Vec<u64>,
@@ -75,6 +76,8 @@ pub(crate) struct Keeper {
     /// The change that failed, whose fate is open.
     failed: Option<Failed>,
     failing: bool,
+    /// The wait after the next failure.
+    again: Duration,
     retry_at: Option<Instant>,
     tidy_at: Option<Instant>,
 }
@@ -151,13 +154,14 @@ impl Keeper {
             requests,
             queue: None,
             place: None,
-            known: 0,
+            known: None,
             batch: Vec::new(),
             batch_bytes: 0,
             done: Vec::new(),
             take: None,
             failed: None,
             failing: false,
+            again: AGAIN.0,
             // The first visit opens the file.
             retry_at: Some(Instant::now()),
             tidy_at: None,
@@ -173,7 +177,7 @@ impl Keeper {
             let room = self.batch.len() < BATCH.0 && self.batch_bytes < BATCH.1;
             let ending = !(arrivals_open || requests_open);
             if !ending && !self.is_due() {
-                let wake = [self.retry_at, self.tidy_at].into_iter().flatten().min();
+                let wake = self.wake();
                 tokio::select! {
                     biased;
                     request = self.requests.recv(), if requests_open => match request {
@@ -229,6 +233,12 @@ impl Keeper {
         !self.batch.is_empty() || !self.done.is_empty()
     }
 
+    /// When to visit the disk although nothing comes. After a failure nothing is due before the next try: to wake up
+    /// for it earlier would be to wake up again and again.
+    fn wake(&self) -> Option<Instant> {
+        self.retry_at.or(self.tidy_at)
+    }
+
     /// Is it time to visit the disk?
     fn is_due(&self) -> bool {
         let now = Instant::now();
@@ -278,7 +288,7 @@ impl Keeper {
         }
         if let Some(queue) = &self.queue {
             let measure = queue.measure();
-            (self.place, self.known) = (Some(queue.place()), measure.events);
+            (self.place, self.known) = (Some(queue.place()), Some(measure.events));
             self.tally.measured(measure);
         }
         match visit.error {
@@ -287,7 +297,7 @@ impl Keeper {
                 if self.failing {
                     tracing::info!("The disk takes events again.");
                 }
-                self.failing = false;
+                (self.failing, self.again) = (false, AGAIN.0);
                 self.health.set("disk", Ok(()));
             }
             None => {}
@@ -297,7 +307,8 @@ impl Keeper {
     fn went_wrong(&mut self, error: &QueueError) {
         self.tally.disk_failure();
         self.health.set("disk", Err(error.to_string()));
-        self.retry_at = Some(Instant::now() + AGAIN);
+        self.retry_at = Some(Instant::now() + self.again);
+        self.again = (self.again * 2).min(AGAIN.1);
         match error {
             QueueError::Disk(_) if self.failing => {}
             QueueError::Disk(reason) => tracing::error!(
@@ -313,15 +324,18 @@ impl Keeper {
         (self.queue, self.failed) = (None, None);
         match Queue::move_aside(&self.folder) {
             Ok(aside) => {
+                let lost =
+                    self.known.map_or_else(|| "an unknown number".to_owned(), |known| known.to_string());
                 tracing::error!(
                     reason,
-                    lost_events = self.known,
+                    lost_events = lost,
                     aside = %aside.display(),
                     "The queue on disk is damaged; it is moved aside and a new one begun."
                 );
                 self.tally.replaced();
-                self.tally.dropped(Reason::Damaged, self.known);
-                self.known = 0;
+                // Those of a file that was never read are in no counter of this process either.
+                self.tally.dropped(Reason::Damaged, self.known.unwrap_or(0));
+                self.known = Some(0);
                 self.retry_at = Some(Instant::now());
             }
             Err(error) => {
@@ -403,5 +417,51 @@ async fn sleep_until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keeper(folder: PathBuf) -> (Keeper, Arrivals, Store) {
+        let (_, bounds) = watch::channel(Bounds { events: 100, bytes: 1 << 20 });
+        Keeper::new(folder, bounds, Tally::new().unwrap(), Health::new())
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_fails_is_tried_again_after_waits_that_double() {
+        let folder = tempfile::tempdir().unwrap();
+        // A file in the way of the folder.
+        let path = folder.path().join("relay");
+        std::fs::write(&path, "").unwrap();
+        let (mut keeper, _arrivals, _store) = keeper(path.clone());
+        // The hub has an event: what is to be tidied is overdue after each failure.
+        keeper.note(Request::Done(1));
+        keeper.tidy_at = Some(Instant::now());
+        for expected in [500, 1_000, 2_000, 4_000, 8_000, 15_000, 15_000] {
+            let before = Instant::now();
+            keeper.visit().await;
+            let wait = Duration::from_millis(expected);
+            let wake = keeper.wake().unwrap();
+            assert!(wake >= before + wait && wake <= Instant::now() + wait, "{expected} ms");
+            assert!(keeper.failing);
+        }
+        assert!(!keeper.is_due());
+        std::fs::remove_file(path).unwrap();
+        keeper.visit().await;
+        assert_eq!((keeper.failing, keeper.again, keeper.wake()), (false, AGAIN.0, None));
+    }
+
+    #[tokio::test]
+    async fn nobody_knows_how_much_is_lost_with_a_file_that_was_never_read() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("queue.redb"), vec![7; 8192]).unwrap();
+        let (mut keeper, _arrivals, _store) = keeper(folder.path().to_owned());
+        assert_eq!(keeper.known, None);
+        keeper.visit().await;
+        assert!(folder.path().join("queue.redb.damaged").exists());
+        keeper.visit().await;
+        assert_eq!((keeper.failing, keeper.known), (false, Some(0)));
     }
 }

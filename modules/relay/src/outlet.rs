@@ -16,7 +16,9 @@ use crate::{
     tally::{Reason, Tally},
 };
 
-/// Most events on their way: edgeHub reads no further while it has 16 to answer (iot-edge.md, section 3).
+/// Most events with the hub's client. It has 12 of them on the wire at once, because edgeHub reads no further while it
+/// has 16 messages to answer (`MqttAdapter.cs` of Azure/azure-iot-protocol-gateway, the MQTT engine in edgeHub); the
+/// others wait in the client, to follow at once.
 const IN_FLIGHT: usize = 16;
 
 /// Events fetched from the queue beforehand: so many are asked for when less than half of them are left, so that

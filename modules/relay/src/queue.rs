@@ -92,7 +92,8 @@ pub(crate) enum QueueError {
     /// The file is damaged; it has to be replaced.
     #[error("the queue's file is damaged: {0}")]
     Damaged(String),
-    /// The disk does not do it now: it is full, or not there, or another process holds the file.
+    /// The disk does not do it now: it is full, or not there, or another process holds the file, or the file is of
+    /// another version of redb.
     #[error("the disk does not take the queue: {0}")]
     Disk(String),
 }
@@ -110,10 +111,10 @@ impl<E: Into<redb::Error>> From<E> for QueueError {
                 Self::Damaged(text)
             }
             redb::Error::Corrupted(_)
-            | redb::Error::UpgradeRequired(_)
             | redb::Error::RepairAborted
             | redb::Error::TableTypeMismatch { .. }
             | redb::Error::TypeDefinitionChanged { .. } => Self::Damaged(text),
+            // So is `UpgradeRequired`: the file is whole, a program of another version reads it. It stays.
             _ => Self::Disk(text),
         }
     }
@@ -358,6 +359,12 @@ mod tests {
 
     fn contents(taken: &Taken) -> Vec<u64> {
         taken.iter().map(|(_, bytes)| u64::from_le_bytes(bytes[..8].try_into().unwrap())).collect()
+    }
+
+    #[test]
+    fn a_file_of_another_version_of_redb_is_kept() {
+        let error = QueueError::from(redb::DatabaseError::UpgradeRequired(2));
+        assert!(matches!(error, QueueError::Disk(_)), "{error}");
     }
 
     #[test]
