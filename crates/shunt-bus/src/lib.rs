@@ -190,6 +190,8 @@ pub struct Subscription {
 pub struct BusCounters {
     /// Events handed to the broker.
     pub published: u64,
+    /// Assured ones among them that nobody had subscribed to: the broker has not kept them.
+    pub unheard: u64,
     /// Messages received.
     pub received: u64,
     /// Fast events not sent: not connected, or the queue was full.

@@ -53,6 +53,7 @@ pub(crate) struct Common {
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) published: AtomicU64,
+    pub(crate) unheard: AtomicU64,
     pub(crate) received: AtomicU64,
     pub(crate) dropped_sending: AtomicU64,
     pub(crate) dropped_receiving: AtomicU64,
@@ -106,6 +107,7 @@ impl Counters {
     pub(crate) fn read(&self) -> BusCounters {
         BusCounters {
             published: self.published.load(Ordering::Relaxed),
+            unheard: self.unheard.load(Ordering::Relaxed),
             received: self.received.load(Ordering::Relaxed),
             dropped_sending: self.dropped_sending.load(Ordering::Relaxed),
             dropped_receiving: self.dropped_receiving.load(Ordering::Relaxed),

@@ -279,13 +279,17 @@ impl State {
         full.map(|(name, session)| (name.as_str(), session.client.is_some()))
     }
 
-    fn publish(&mut self, message: &Message, assured: bool) {
+    /// Returns whether somebody has subscribed to it.
+    fn publish(&mut self, message: &Message, assured: bool) -> bool {
+        let mut heard = false;
         if message.retain {
             self.retained.insert(message.topic.clone(), message.clone());
         }
         for session in self.sessions.values_mut() {
             let client = session.client.clone();
-            match session.wants(&message.topic) {
+            let wants = session.wants(&message.topic);
+            heard |= wants.is_some();
+            match wants {
                 None => {}
                 Some(Delivery::Assured) if assured => {
                     session.queue.push_back(message.clone());
@@ -300,6 +304,7 @@ impl State {
                 }
             }
         }
+        heard
     }
 }
 
@@ -402,8 +407,12 @@ impl Link for MemoryLink {
                     match state.full(&message) {
                         // The line may have been cut after we looked.
                         None if self.client.common.is_connected() => {
-                            state.publish(&message, true);
-                            Counters::count(&self.client.common.counters.published);
+                            let counters = &self.client.common.counters;
+                            if !state.publish(&message, true) {
+                                Counters::count(&counters.unheard);
+                                tracing::debug!(topic = message.topic, "Nobody has subscribed to an event.");
+                            }
+                            Counters::count(&counters.published);
                             return Ok(());
                         }
                         None | Some((_, true)) => {}
@@ -456,6 +465,7 @@ impl Link for MemoryLink {
         Box::pin(async move {
             // An assured publish in another task may wait for the broker to come back.
             let mut up = self.broker.0.up.subscribe();
+            self.client.registry.lock().close();
             drop(timeout(limit, up.wait_for(|up| *up)).await);
             self.broker.0.settle(&self.client);
             self.broker.0.detach(&self.client);

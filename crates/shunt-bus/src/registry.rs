@@ -27,6 +27,8 @@ pub(crate) struct Registry {
     next_id: usize,
     line: Arc<AckLine>,
     counters: Arc<Counters>,
+    /// The bus is being closed: what has no subscriber now is for the next life of this client.
+    closing: bool,
 }
 
 /// One filter that the broker knows of.
@@ -45,7 +47,7 @@ pub(crate) struct Subscribed {
 
 impl Registry {
     pub(crate) fn new(line: Arc<AckLine>, counters: Arc<Counters>) -> Self {
-        Self { entries: Vec::new(), unclaimed: VecDeque::new(), next_id: 1, line, counters }
+        Self { entries: Vec::new(), unclaimed: VecDeque::new(), next_id: 1, line, counters, closing: false }
     }
 
     /// The filters that the broker must know of.
@@ -138,9 +140,18 @@ impl Registry {
         inboxes.filter(|inbox| inbox.wish() == Wish::Messages).map(Arc::clone).collect()
     }
 
+    /// From now on nothing is given up for want of a subscriber, however long the goodbye takes.
+    pub(crate) fn close(&mut self) {
+        self.closing = true;
+    }
+
     /// Forgets subscribers that are gone; returns the filters that the broker should forget.
     pub(crate) fn sweep(&mut self) -> Vec<TopicFilter> {
-        let now = Instant::now();
+        self.sweep_at(Instant::now())
+    }
+
+    fn sweep_at(&mut self, now: Instant) -> Vec<TopicFilter> {
+        let closing = self.closing;
         let mut forget = Vec::new();
         let mut unclaimed = Vec::new();
         self.entries.retain_mut(|entry| {
@@ -161,7 +172,8 @@ impl Registry {
                 return true;
             }
             let since = *entry.orphaned.get_or_insert(now);
-            let keep = !unwanted && entry.delivery == Delivery::Assured && now - since < GRACE;
+            let waits = closing || now - since < GRACE;
+            let keep = !unwanted && entry.delivery == Delivery::Assured && waits;
             if !keep {
                 forget.push(entry.filter.clone());
             }
@@ -175,7 +187,8 @@ impl Registry {
     /// Acknowledges what nobody claimed in time; returns the filters that may have brought it.
     fn give_up(&mut self, now: Instant) -> Vec<TopicFilter> {
         let mut forget = Vec::new();
-        while let Some((since, _)) = self.unclaimed.front()
+        while !self.closing
+            && let Some((since, _)) = self.unclaimed.front()
             && now - *since >= GRACE
             && let Some((_, item)) = self.unclaimed.pop_front()
         {
@@ -204,5 +217,50 @@ impl Registry {
         for inbox in self.entries.iter().flat_map(|entry| &entry.inboxes) {
             inbox.end();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::clock;
+
+    /// A registry whose only subscriber has gone with a message unread.
+    fn left_alone() -> (Registry, Arc<AckLine>) {
+        let line = AckLine::new(Arc::default());
+        let mut registry = Registry::new(Arc::clone(&line), Arc::default());
+        let inbox = Inbox::new(Delivery::Assured, 8);
+        registry.add(&"shunt/emotion/+".parse().unwrap(), &inbox);
+        let message = Arrived {
+            topic: "shunt/emotion/front-door".to_owned(),
+            content_type: None,
+            attributes: Vec::new(),
+            payload: Bytes::new(),
+            received_at: clock::now(),
+        };
+        registry.dispatch(message, &[], Some(1), false);
+        inbox.set_wish(Wish::Gone);
+        assert!(registry.sweep().is_empty());
+        (registry, line)
+    }
+
+    #[tokio::test]
+    async fn what_nobody_wants_is_given_up_after_the_time_of_grace() {
+        let (mut registry, line) = left_alone();
+        assert!(registry.sweep_at(Instant::now() + GRACE / 2).is_empty());
+        assert!(line.take_ready().is_empty());
+        assert!(!registry.sweep_at(Instant::now() + GRACE).is_empty());
+        assert_eq!(line.take_ready(), [1]);
+    }
+
+    #[tokio::test]
+    async fn a_long_goodbye_gives_nothing_up() {
+        let (mut registry, line) = left_alone();
+        registry.close();
+        assert!(registry.sweep_at(Instant::now() + GRACE * 10).is_empty());
+        assert!(line.take_ready().is_empty());
+        assert!(registry.any(Delivery::Assured));
     }
 }

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, time::Duration};
 use shunt_bus::{Bus, Delivery, Received, SubscribeError, Subscription};
 use shunt_module::{DeadLetters, Health};
 use shunt_wire::{Kind, Topic, TopicFilter};
-use tokio::{sync::watch, time::timeout};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio::{sync::watch, task::JoinSet, time::timeout};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     filter::{Decision, Gate},
@@ -31,7 +31,8 @@ const MOST_LEFTOVERS: usize = 1024;
 pub(crate) struct Intake {
     desk: Desk,
     running: BTreeMap<Kind, Lane>,
-    tasks: TaskTracker,
+    /// Each ends with its subscription where the broker shall go on keeping events for it.
+    tasks: JoinSet<Option<Subscription>>,
 }
 
 /// What each subscription works with.
@@ -63,12 +64,14 @@ impl Intake {
         shutdown: CancellationToken,
     ) -> Self {
         let desk = Desk { bus, arrivals, tally, health, dead_letters, shutdown };
-        Self { desk, running: BTreeMap::new(), tasks: TaskTracker::new() }
+        Self { desk, running: BTreeMap::new(), tasks: JoinSet::new() }
     }
 
     /// These kinds from now on, with these settings.
     pub(crate) fn set(&mut self, kinds: BTreeMap<Kind, KindSettings>) {
         self.running.retain(|kind, _| kinds.contains_key(kind));
+        // Those of kinds that were switched off before.
+        while self.tasks.try_join_next().is_some() {}
         for (kind, settings) in kinds {
             if let Some(lane) = self.running.get(&kind) {
                 lane.settings.send_if_modified(|current| {
@@ -84,37 +87,42 @@ impl Intake {
         }
     }
 
-    /// Waits for the end of all subscriptions, after shutdown.
-    pub(crate) async fn end(self) {
-        drop((self.desk, self.running));
-        self.tasks.close();
-        self.tasks.wait().await;
+    /// Waits until nothing more is taken from the bus, after shutdown. The subscriptions that come back must live
+    /// until the module ends: what nobody here subscribes to, the bus acknowledges after a while.
+    pub(crate) async fn end(self) -> Vec<Subscription> {
+        let Self { desk, running, tasks } = self;
+        drop((desk, running));
+        tasks.join_all().await.into_iter().flatten().collect()
     }
 }
 
 // === impl Desk ===
 
 impl Desk {
-    async fn work(self, kind: Kind, mut settings: watch::Receiver<KindSettings>) {
-        let Some(mut subscription) = self.subscribe(&kind, &settings).await else { return };
+    /// Works until shutdown, and gives the subscription back; or until the kind is switched off.
+    async fn work(self, kind: Kind, mut settings: watch::Receiver<KindSettings>) -> Option<Subscription> {
+        let mut subscription = self.subscribe(&kind, &settings).await?;
         let mut gate = Gate::new(&settings.borrow_and_update());
         loop {
             tokio::select! {
                 biased;
-                () = self.shutdown.cancelled() => return,
+                () = self.shutdown.cancelled() => return Some(subscription),
                 changed = settings.changed() => match changed {
                     Ok(()) => gate = Gate::new(&settings.borrow_and_update()),
-                    Err(_) => return self.finish(&kind, subscription).await,
+                    Err(_) => {
+                        self.finish(&kind, subscription).await;
+                        return None;
+                    }
                 },
                 received = subscription.next() => match received {
                     // Cancelled in between: the broker keeps the event, for it was not acknowledged.
                     Some(received) => {
                         let taking = self.take(&kind, &mut gate, received);
                         if self.shutdown.run_until_cancelled(taking).await.is_none() {
-                            return;
+                            return Some(subscription);
                         }
                     }
-                    None => return,
+                    None => return None,
                 },
             }
         }

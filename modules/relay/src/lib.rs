@@ -104,11 +104,13 @@ pub async fn run(mut context: Context<RelaySettings>) -> anyhow::Result<()> {
         }
     }
     // First nothing comes any more, then what is there is written and sent as far as time allows.
-    intake.end().await;
+    // The subscriptions stay: a drain may take longer than the bus keeps what nobody here wants.
+    let subscriptions = intake.end().await;
     if let Some(outlet) = outlet {
         outlet.await?;
     }
     keeper.await?;
+    drop(subscriptions);
     Ok(())
 }
 

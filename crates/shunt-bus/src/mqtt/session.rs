@@ -53,6 +53,8 @@ const GOODBYE_LIMIT: Duration = Duration::from_millis(500);
 /// somebody else takes our session, again and again.
 const SHORT: Duration = Duration::from_secs(10);
 const TAKEN_OVER: u32 = 3;
+/// PUBACK "no matching subscribers": a success, but what was published is gone.
+const NOBODY_LISTENS: u8 = 0x10;
 /// What MQTT assumes where the broker says nothing.
 const DEFAULT_RECEIVE_MAXIMUM: u16 = u16::MAX;
 
@@ -190,7 +192,10 @@ impl Session {
                 tokio::select! {
                     () = self.end.cancelled() => return None,
                     result = &mut attempt => break result,
-                    () = self.closing.cancelled(), if !told => told = true,
+                    () = self.closing.cancelled(), if !told => {
+                        told = true;
+                        self.registry.close();
+                    }
                     () = self.wake.notified() => self.sweep(),
                     Some(new) = self.queues.control.recv() => {
                         self.registry.add(&new.filter, &new.inbox);
@@ -288,7 +293,10 @@ impl Session {
                 Some(new) = self.queues.control.recv(), if room => self.subscribe(new, &mut talk),
                 Some(assured) = self.queues.assured.recv(), if more => self.launch(assured, &mut talk),
                 Some(publish) = self.queues.fast.recv(), if room => self.send_fast(&publish, &mut talk),
-                () = self.closing.cancelled(), if !closing => closing = true,
+                () = self.closing.cancelled(), if !closing => {
+                    closing = true;
+                    self.registry.close();
+                }
             }
         }
     }
@@ -506,10 +514,15 @@ impl Session {
             tracing::debug!(pkid, "The broker acknowledged what we did not send.");
             return;
         };
-        let Some(InFlight { done, .. }) = self.inflight.remove(at) else { return };
+        let Some(InFlight { publish, done }) = self.inflight.remove(at) else { return };
         self.sent -= 1;
         let result = if reason < 0x80 {
             Counters::count(&self.common.counters.published);
+            if reason == NOBODY_LISTENS {
+                Counters::count(&self.common.counters.unheard);
+                let topic = String::from_utf8_lossy(&publish.topic);
+                tracing::debug!(%topic, "The broker took an event that nobody has subscribed to.");
+            }
             Ok(())
         } else {
             Err(PublishError::Refused(reason_text(reason)))

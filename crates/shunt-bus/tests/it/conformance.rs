@@ -45,6 +45,7 @@ conformance! {
     what_is_published_while_a_subscriber_is_away_waits_for_it
     a_closed_bus_keeps_its_assured_subscription
     an_unsubscribed_filter_brings_nothing_more
+    an_assured_event_that_nobody_subscribed_to_is_counted
     a_slow_subscriber_of_fast_events_gets_the_newest
     newest_skips_what_is_older
     a_slow_subscriber_of_assured_events_loses_none
@@ -348,6 +349,18 @@ async fn an_unsubscribed_filter_brings_nothing_more(backend: Backend) -> anyhow:
     let relay = backend.bus("relay").await?;
     let mut events = relay.subscribe(&all(&Kind::EMOTION), Delivery::Assured).await?;
     assert!(is_quiet(&mut events).await);
+    Ok(())
+}
+
+async fn an_assured_event_that_nobody_subscribed_to_is_counted(backend: Backend) -> anyhow::Result<()> {
+    let publisher = backend.bus("emotion").await?;
+    let relay = backend.bus("relay").await?;
+    let mut events = relay.subscribe(&all(&Kind::EMOTION), Delivery::Assured).await?;
+    publisher.publish(event(&Kind::LABEL, 1), Delivery::Assured).await?;
+    publisher.publish(event(&Kind::EMOTION, 2), Delivery::Assured).await?;
+    assert_eq!(take(&mut events).await?, 2);
+    let counters = publisher.counters();
+    assert_eq!((counters.published, counters.unheard), (2, 1));
     Ok(())
 }
 
