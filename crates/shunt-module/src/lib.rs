@@ -69,6 +69,7 @@ mod http;
 mod logging;
 mod methods;
 mod metrics;
+mod redact;
 mod report;
 mod schema;
 mod settings;

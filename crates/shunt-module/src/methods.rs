@@ -9,6 +9,7 @@ use crate::{
     Health, Settings,
     handle::InForce,
     logging::{LogLevel, LogLevelError},
+    redact,
 };
 
 const METHODS: [&str; 3] = ["ping", "getSettings", "setLogLevel"];
@@ -50,7 +51,10 @@ impl<S: Settings> Methods<S> {
                 });
                 (200, answer)
             }
-            "getSettings" => (200, serde_json::to_value(self.in_force.get().as_ref()).unwrap_or_default()),
+            "getSettings" => {
+                let settings = serde_json::to_value(self.in_force.get().as_ref()).unwrap_or_default();
+                (200, redact::value(&settings))
+            }
             "setLogLevel" => {
                 let level = payload.as_str().or_else(|| payload.get("level").and_then(Value::as_str));
                 let Some(level) = level else {

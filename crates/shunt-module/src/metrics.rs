@@ -13,7 +13,7 @@ use shunt_hub::Hub;
 use crate::Health;
 
 /// The page in Prometheus' classic text format. Values that are infinite are left out: the metrics collector of
-/// IoT Edge cannot read them (iot-edge.md, section 8).
+/// IoT Edge cannot read them (`edge-modules/metrics-collector` in Azure/iotedge).
 pub(crate) fn page(registry: &prometheus::Registry) -> prometheus::Result<String> {
     let mut bytes = Vec::new();
     TextEncoder::new().encode(&registry.gather(), &mut bytes)?;
@@ -32,8 +32,8 @@ fn is_infinite(line: &str) -> bool {
     value.trim_start_matches(['+', '-']).eq_ignore_ascii_case("inf")
 }
 
-/// Checks a `/metrics` page with the grammar that the metrics collector of IoT Edge reads (iot-edge.md, section 8):
-/// the classic text format, plain values, no exemplars, no label twice. For tests.
+/// Checks a `/metrics` page with the grammar that the metrics collector of IoT Edge reads
+/// (`edge-modules/metrics-collector` in Azure/iotedge): the classic text format, plain values, no exemplars, no label twice. For tests.
 ///
 /// # Errors
 /// Each line that it would lose, with the reason.
@@ -172,6 +172,12 @@ impl Common {
                 dropped,
                 &[("direction", "receiving")],
                 Counter(bus.dropped_receiving),
+            ),
+            (
+                "shunt_bus_unheard_events_total",
+                "Assured events that the broker took although nobody had subscribed to them; they are gone.",
+                &[],
+                Counter(bus.unheard),
             ),
             (
                 "shunt_bus_reconnects_total",

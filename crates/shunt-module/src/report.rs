@@ -1,11 +1,12 @@
 //! The answer to desired properties in the reported twin: IoT Plug and Play's acknowledgement of each writable
-//! property (iot-edge.md, section 10), within edgeHub's limits (section 3).
+//! property, within edgeHub's limits (`ReportedPropertiesValidator.cs` in Azure/iotedge). Passwords in addresses are
+//! left out.
 
 use serde_json::{Map, Value, json};
 use shunt_hub::Desired;
 
 use crate::{
-    Problems, Settings,
+    Problems, Settings, redact,
     settings::{Layers, object, variable},
 };
 
@@ -95,7 +96,7 @@ fn below<S: Settings>(layers: &Layers<S>, field: &str) -> (u16, u64, String) {
 
 fn acknowledgement(value: &Value, code: u16, version: u64, text: &str) -> Value {
     match check_value(value, 0) {
-        Ok(()) => json!({"value": value, "ac": code, "av": version, "ad": shorten(text)}),
+        Ok(()) => json!({"value": redact::value(value), "ac": code, "av": version, "ad": shorten(text)}),
         Err(reason) => {
             let text = format!("{text} (the value cannot be reported: {reason})");
             json!({"ac": code, "av": version, "ad": shorten(&text)})
@@ -206,6 +207,22 @@ mod tests {
                 "limit": {"value": null, "ac": 203, "av": 0, "ad": "default"},
             })
         );
+    }
+
+    #[test]
+    fn a_password_in_an_address_is_not_reported() {
+        let layers = layers(&[]);
+        let twin = desired(7, json!({"name": "x://u:secret@h"}));
+        let in_force = layers.with(&twin.properties).unwrap();
+        assert_eq!(in_force.name, "x://u:secret@h");
+        let answer = report(&layers, &in_force, &twin, &twin.properties, Outcome::Applied);
+        let expected = json!({"value": "x://***@h", "ac": 200, "av": 7, "ad": "applied"});
+        assert_eq!(answer["name"], expected);
+        let twin = desired(8, json!({"name": "x://u:secret@a-host-too-long"}));
+        let problems = layers.with(&twin.properties).unwrap_err();
+        assert!(!problems.to_string().contains("secret"), "{problems}");
+        let answer = report(&layers, &in_force, &twin, &Map::new(), Outcome::Refused(&problems));
+        assert!(!Value::Object(answer).to_string().contains("secret"));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
-use crate::schema::Fields;
+use crate::{redact, schema::Fields};
 
 /// The settings of a module: one flat typed struct with `#[serde(default, deny_unknown_fields)]`, whose doc
 /// comments and defaults make the reference table, whose fields are the twin's desired properties, and whose
@@ -30,9 +30,10 @@ pub struct Problems(Vec<(String, String)>);
 impl Problems {
     /// Notes a problem: the field, and a sentence that says what was wrong and what is allowed.
     ///
-    /// A part of a field is named with dots (`kinds.emotion`); it is answered at the field.
+    /// A part of a field is named with dots (`kinds.emotion`); it is answered at the field. What stands before the
+    /// `@` of an address in the sentence is replaced by `***`: the sentence goes to the log and the twin.
     pub fn note(&mut self, field: &str, problem: impl Into<String>) {
-        self.0.push((field.to_owned(), problem.into()));
+        self.0.push((field.to_owned(), redact::text(&problem.into()).into_owned()));
     }
 
     /// Nothing wrong?

@@ -14,7 +14,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     BadVariable, Common, Context, Events, Health, Settings, SettingsHandle, logging, logging::LogLevel,
-    methods::Methods, metrics, settings::Layers, store::Store, twin::Keeper,
+    methods::Methods, metrics, redact, settings::Layers, store::Store, twin::Keeper,
 };
 
 /// Unusable settings (`EX_CONFIG` of sysexits.h).
@@ -288,7 +288,8 @@ fn verdict(result: anyhow::Result<()>) -> u8 {
 
 fn refuse(bad: &[BadVariable]) -> u8 {
     for BadVariable { variable, value, rule } in bad {
-        tracing::error!(variable, value, rule, "A setting is not usable.");
+        let (value, rule) = (redact::text(value), redact::text(rule));
+        tracing::error!(variable, %value, %rule, "A setting is not usable.");
     }
     tracing::error!(count = bad.len(), code = UNUSABLE, "The module cannot start with these settings.");
     UNUSABLE

@@ -1,8 +1,9 @@
 //! The last good desired properties on disk, so that a module starts with them when the cloud is away.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, OpenOptions, Permissions},
     io::{self, Write},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -29,6 +30,8 @@ pub(crate) struct Store {
 
 /// The largest file that is read: a twin's desired properties are 32 KiB at most.
 const MAX_BYTES: u64 = 1024 * 1024;
+/// For this user only: a setting may be an address with a password.
+const MODE: u32 = 0o600;
 
 // === impl Store ===
 
@@ -62,7 +65,9 @@ impl Store {
         let folder = self.file.parent().unwrap_or(Path::new("."));
         fs::create_dir_all(folder)?;
         let new = self.file.with_extension("json.new");
-        let mut file = File::create(&new)?;
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(MODE).open(&new)?;
+        // The mode above is not that of a file left behind.
+        file.set_permissions(Permissions::from_mode(MODE))?;
         file.write_all(&serde_json::to_vec_pretty(kept)?)?;
         file.sync_all()?;
         fs::rename(&new, &self.file)?;
@@ -86,7 +91,10 @@ mod tests {
             desired: serde_json::from_value(json!({"watts": 9})).unwrap(),
             reported: Map::new(),
         };
+        fs::create_dir_all(folder.path().join("lamp")).unwrap();
+        fs::write(store.file.with_extension("json.new"), "left behind").unwrap();
         store.save(&kept).unwrap();
+        assert_eq!(fs::metadata(&store.file).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(store.load(), Some(kept.clone()));
         fs::write(&store.file, "{\"version\": 3, \"desi").unwrap();
         assert_eq!(store.load(), None);
