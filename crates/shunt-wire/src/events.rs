@@ -179,7 +179,7 @@ pub struct Emotion {
 
 /// The eight expressions of FER+, in the order of its outputs.
 ///
-/// Source: microsoft/FERPlus, and formats.md for the names that gbaeke/emotion prints.
+/// Source: microsoft/FERPlus; gbaeke/emotion prints other names for them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[expect(missing_docs, reason = "the names say all")]

@@ -1,4 +1,4 @@
-//! Wire formats of the systems that Shunt replaces (`formats.md`), kept byte for byte.
+//! Wire formats of the systems that Shunt replaces (gbaeke/emotion, gbaeke/resnet-score), kept byte for byte.
 
 use serde::{Deserialize, Serialize, de::Error as _};
 

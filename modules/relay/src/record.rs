@@ -104,7 +104,8 @@ impl Record {
         HubMessage {
             output: Some(output.to_owned()),
             message_id: Some(envelope.id),
-            // Exactly these two, or routes and the cloud's queries cannot read the body (iot-edge.md, section 3).
+            // Exactly these two, or routes and the cloud's queries cannot read the body (`$.ct` and
+            // `$.ce` in Azure/iotedge's SystemProperties.cs).
             content_type: if json { Some("application/json".to_owned()) } else { message.content_type },
             content_encoding: json.then(|| "utf-8".to_owned()),
             creation_time: None,
