@@ -9,9 +9,9 @@ use std::{
 use anyhow::Context;
 use clap::Args;
 use serde_json::{Value, json};
-use shunt_infer::{ExpressionReader, FaceFinder, FaceOptions, ModelStore};
+use shunt_infer::{ExpressionReader, FaceFinder, FaceOptions, FaceReading, ModelStore};
 use shunt_vision::{DecodeLimits, Picture, decode, draw_rect, draw_text, encode_jpeg, encode_png, to_rgb};
-use shunt_wire::events::{Expression, Probabilities, Rect};
+use shunt_wire::events::{Expression, Rect};
 
 use crate::{chain, output};
 
@@ -38,12 +38,6 @@ pub(crate) struct Emotion {
     /// The most faces.
     #[arg(long, value_name = "COUNT")]
     max_faces: Option<usize>,
-}
-
-struct Found {
-    bounds: Rect,
-    score: f32,
-    probabilities: Probabilities,
 }
 
 /// Milliseconds of each step, in order.
@@ -87,7 +81,7 @@ impl Emotion {
         let mut faces = Vec::new();
         for face in found {
             let probabilities = reader.read(&picture, face.bounds)?;
-            faces.push(Found { bounds: face.bounds, score: face.score, probabilities });
+            faces.push(FaceReading { bounds: face.bounds, score: face.score, probabilities });
         }
         steps.done("read expressions");
         if let Some(file) = &self.out {
@@ -102,20 +96,7 @@ impl Emotion {
         Ok(ExitCode::SUCCESS)
     }
 
-    fn as_json(&self, picture: &Picture, faces: &[Found], steps: &Steps) -> Value {
-        let faces: Vec<Value> = faces
-            .iter()
-            .map(|face| {
-                let (emotion, probability) = face.probabilities.best();
-                json!({
-                    "bounds": face.bounds,
-                    "score": face.score,
-                    "emotion": emotion,
-                    "probability": probability,
-                    "probabilities": face.probabilities,
-                })
-            })
-            .collect();
+    fn as_json(&self, picture: &Picture, faces: &[FaceReading], steps: &Steps) -> Value {
         let steps: serde_json::Map<String, Value> =
             steps.0.iter().map(|(name, ms)| ((*name).to_owned(), json!(ms))).collect();
         json!({
@@ -128,7 +109,7 @@ impl Emotion {
     }
 }
 
-fn print(picture: &Picture, faces: &[Found], steps: &Steps) -> anyhow::Result<()> {
+fn print(picture: &Picture, faces: &[FaceReading], steps: &Steps) -> anyhow::Result<()> {
     output::line(format_args!("{} x {} pixels, {} faces", picture.width, picture.height, faces.len()))?;
     if !faces.is_empty() {
         let rows: Vec<Vec<String>> = faces
@@ -154,7 +135,7 @@ fn print(picture: &Picture, faces: &[Found], steps: &Steps) -> anyhow::Result<()
     output::line(output::table(&["step", "ms"], &rows))
 }
 
-fn draw(picture: &Picture, faces: &[Found], file: &Path) -> anyhow::Result<()> {
+fn draw(picture: &Picture, faces: &[FaceReading], file: &Path) -> anyhow::Result<()> {
     const GREEN: [u8; 3] = [60, 220, 60];
     let mut drawn = to_rgb(picture.clone());
     let thickness = (picture.width.max(picture.height) / 320).max(2);

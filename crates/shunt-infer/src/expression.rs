@@ -1,5 +1,7 @@
 //! A face to eight probabilities.
 
+use std::time::Duration;
+
 use shunt_vision::{Picture, PixelFormat, Rect};
 use shunt_wire::events::{Expression, Probabilities};
 
@@ -48,6 +50,11 @@ impl ExpressionReader {
 
     /// The expression of the face in this box (pixels of the picture); a square around its middle is cut out.
     pub fn read(&self, picture: &Picture, face: Rect) -> Result<Probabilities, ModelError> {
+        Ok(self.read_timed(picture, face)?.0)
+    }
+
+    /// As [`ExpressionReader::read`], and how long the model itself took, without cutting out the face.
+    pub fn read_timed(&self, picture: &Picture, face: Rect) -> Result<(Probabilities, Duration), ModelError> {
         let side = face.width.max(face.height) * self.margin;
         let square = Rect {
             x: face.x + (face.width - side) / 2.0,
@@ -60,7 +67,7 @@ impl ExpressionReader {
 
     /// The expression of a face that fills the picture.
     pub fn read_whole(&self, picture: &Picture) -> Result<Probabilities, ModelError> {
-        self.answer(self.model.whole(picture).0)
+        Ok(self.answer(self.model.whole(picture).0)?.0)
     }
 
     /// The expression of a grey face of 64x64 pixels, as `POST /score` brings it.
@@ -74,9 +81,9 @@ impl ExpressionReader {
         self.read_whole(&picture)
     }
 
-    fn answer(&self, input: Tensor) -> Result<Probabilities, ModelError> {
-        let mut outputs = self.model.run(input)?.into_iter();
-        let mut values = outputs.nth(self.output).map(Tensor::into_f32).unwrap_or_default();
+    fn answer(&self, input: Tensor) -> Result<(Probabilities, Duration), ModelError> {
+        let (outputs, took) = self.model.run_timed(input)?;
+        let mut values = outputs.into_iter().nth(self.output).map(Tensor::into_f32).unwrap_or_default();
         if values.len() != self.labels.len() {
             return Err(ModelError::Answer {
                 model: self.model.name().to_owned(),
@@ -93,7 +100,7 @@ impl ExpressionReader {
                 *place = value;
             }
         }
-        Ok(Probabilities::from_fer_plus(probabilities))
+        Ok((Probabilities::from_fer_plus(probabilities), took))
     }
 }
 

@@ -1,5 +1,7 @@
 //! A picture to faces.
 
+use std::time::Duration;
+
 use shunt_vision::{
     Picture, Rect,
     faces::{
@@ -90,8 +92,18 @@ impl FaceFinder {
 
     /// The faces in the picture, best score first; boxes in pixels of the picture.
     pub fn find(&self, picture: &Picture, options: &FaceOptions) -> Result<Vec<Detection>, ModelError> {
+        Ok(self.find_timed(picture, options)?.0)
+    }
+
+    /// As [`FaceFinder::find`], and how long the model itself took, without fitting the picture into its input and
+    /// reading boxes out of its output.
+    pub fn find_timed(
+        &self,
+        picture: &Picture,
+        options: &FaceOptions,
+    ) -> Result<(Vec<Detection>, Duration), ModelError> {
         let (input, shown) = self.model.whole(picture);
-        let outputs = self.model.run(input)?;
+        let (outputs, took) = self.model.run_timed(input)?;
         let mut faces = self.decode(outputs, options.min_score);
         faces.truncate(options.max_faces);
         for face in &mut faces {
@@ -103,7 +115,7 @@ impl FaceFinder {
                 height: height * shown.height,
             };
         }
-        Ok(faces)
+        Ok((faces, took))
     }
 
     fn decode(&self, outputs: Vec<Tensor>, min_score: f32) -> Vec<Detection> {

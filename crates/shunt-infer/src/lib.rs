@@ -36,6 +36,7 @@ mod catalog;
 mod expression;
 mod face;
 mod model;
+mod reading;
 mod store;
 mod tract;
 
@@ -48,5 +49,6 @@ pub use catalog::{
 pub use expression::ExpressionReader;
 pub use face::{FaceFinder, FaceOptions};
 pub use model::{Model, ModelError};
+pub use reading::FaceReading;
 pub use store::{ModelStore, digest};
 pub use tract::Tract;

@@ -1,6 +1,9 @@
 //! A loaded model.
 
-use std::{path::PathBuf, time::Instant};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use shunt_vision::{Picture, PixelFormat, Rect, letterbox, resize, resize_region, to_grey, to_rgb};
 
@@ -195,6 +198,13 @@ impl Model {
             });
         }
         self.loaded.run(input).map_err(|source| ModelError::Run { model: self.name.clone(), source })
+    }
+
+    /// As [`Model::run`], and how long it took.
+    pub(crate) fn run_timed(&self, input: Tensor) -> Result<(Vec<Tensor>, Duration), ModelError> {
+        let started = Instant::now();
+        let outputs = self.run(input)?;
+        Ok((outputs, started.elapsed()))
     }
 
     /// The position of an output.

@@ -173,8 +173,11 @@ pub struct Emotion {
     pub probabilities: Probabilities,
     /// Which models answered: face finder and expression.
     pub models: Vec<String>,
-    /// Milliseconds that the models took for this frame (all its faces).
+    /// Milliseconds from the frame's pixels to the expressions of all its faces: fitting the frame and each face into
+    /// the models' inputs, the models, decoding their outputs.
     pub inference_ms: f64,
+    /// Of these, milliseconds inside the models themselves.
+    pub model_ms: f64,
 }
 
 /// The eight expressions of FER+, in the order of its outputs.

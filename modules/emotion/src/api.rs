@@ -77,26 +77,13 @@ async fn faces(State(api): State<Api>, body: Bytes) -> Result<Json<Value>, HttpP
         let picture = decode(&body, &DecodeLimits::default())
             .map_err(|error| bad("not a picture", &error.to_string()))?;
         let judgement = models.judge(&picture, &options).map_err(failed)?;
-        let faces: Vec<_> = judgement
-            .faces
-            .iter()
-            .map(|face| {
-                let (emotion, probability) = face.probabilities.best();
-                json!({
-                    "bounds": face.bounds,
-                    "score": face.score,
-                    "emotion": emotion,
-                    "probability": probability,
-                    "probabilities": face.probabilities,
-                })
-            })
-            .collect();
         Ok(Json(json!({
             "width": picture.width,
             "height": picture.height,
-            "faces": faces,
+            "faces": judgement.faces,
             "models": models.names(),
             "inference_ms": judgement.inference_ms,
+            "model_ms": judgement.model_ms,
         })))
     })
     .await

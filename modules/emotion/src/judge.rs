@@ -155,6 +155,7 @@ impl Judge {
                 probabilities: found.probabilities,
                 models: models.to_vec(),
                 inference_ms: judgement.inference_ms,
+                model_ms: judgement.model_ms,
             };
             events.push(self.event(Kind::FACE, job, track).with_json(&face)?);
             events.push(self.event(Kind::EMOTION, job, track).with_json(&emotion)?);

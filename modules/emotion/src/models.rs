@@ -1,13 +1,15 @@
 //! The models in use, and how they are exchanged.
 
-use std::{path::Path, sync::Arc, time::Instant};
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use parking_lot::RwLock;
-use serde::Serialize;
-use shunt_infer::{ExpressionReader, FaceFinder, FaceOptions, ModelError, ModelStore};
+use shunt_infer::{ExpressionReader, FaceFinder, FaceOptions, FaceReading, ModelError, ModelStore};
 use shunt_module::Problems;
-use shunt_vision::{Picture, Rect};
-use shunt_wire::events::Probabilities;
+use shunt_vision::Picture;
 
 use crate::EmotionSettings;
 
@@ -29,20 +31,14 @@ struct Pair {
     options: FaceOptions,
 }
 
-/// A face and its expression.
-#[derive(Debug, Clone, Copy, Serialize)]
-pub(crate) struct FoundFace {
-    pub(crate) bounds: Rect,
-    pub(crate) score: f32,
-    pub(crate) probabilities: Probabilities,
-}
-
 /// All faces of a picture.
 #[derive(Debug, Clone)]
 pub(crate) struct Judgement {
-    pub(crate) faces: Vec<FoundFace>,
-    /// Milliseconds that the models took.
+    pub(crate) faces: Vec<FaceReading>,
+    /// Milliseconds from pixels to expressions.
     pub(crate) inference_ms: f64,
+    /// Of these, milliseconds inside the models themselves.
+    pub(crate) model_ms: f64,
 }
 
 // === impl Models ===
@@ -98,13 +94,15 @@ impl Models {
     /// Finds the faces of a picture and reads their expressions. Heavy.
     pub(crate) fn judge(&self, picture: &Picture, options: &FaceOptions) -> Result<Judgement, ModelError> {
         let started = Instant::now();
-        let found = self.finder.find(picture, options)?;
+        let (found, mut inside) = self.finder.find_timed(picture, options)?;
         let mut faces = Vec::with_capacity(found.len());
         for face in found {
-            let probabilities = self.reader.read(picture, face.bounds)?;
-            faces.push(FoundFace { bounds: face.bounds, score: face.score, probabilities });
+            let (probabilities, took) = self.reader.read_timed(picture, face.bounds)?;
+            inside += took;
+            faces.push(FaceReading { bounds: face.bounds, score: face.score, probabilities });
         }
-        Ok(Judgement { faces, inference_ms: started.elapsed().as_secs_f64() * 1e3 })
+        let ms = |time: Duration| time.as_secs_f64() * 1e3;
+        Ok(Judgement { faces, inference_ms: ms(started.elapsed()), model_ms: ms(inside) })
     }
 }
 

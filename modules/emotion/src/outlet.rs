@@ -23,9 +23,10 @@ impl Outlet {
         while let Some(verdict) = verdicts.recv().await {
             match verdict {
                 Verdict::Faces(events) => {
-                    for event in events {
-                        self.publish(event).await;
-                    }
+                    let (faces, emotions): (Vec<_>, Vec<_>) =
+                        events.into_iter().partition(|event| event.kind == Kind::FACE);
+                    // What must reach the relay goes first; the faces do not wait for its acknowledgement.
+                    tokio::join!(biased; self.publish_assured(emotions), self.publish_fast(faces));
                 }
                 Verdict::Unusable(envelope, reason) => {
                     // The log keeps the pace of the letters: every frame of a camera may be broken.
@@ -37,20 +38,24 @@ impl Outlet {
         }
     }
 
-    async fn publish(&self, event: Envelope) {
-        if event.kind == Kind::FACE {
+    async fn publish_assured(&self, emotions: Vec<Envelope>) {
+        for event in emotions {
+            match self.bus.publish(event, Delivery::Assured).await {
+                Ok(()) => {}
+                Err(PublishError::Closed) => self.tally.unpublished.inc(),
+                Err(error) => {
+                    self.tally.unpublished.inc();
+                    tracing::error!(%error, "An emotion event was not published.");
+                }
+            }
+        }
+    }
+
+    async fn publish_fast(&self, faces: Vec<Envelope>) {
+        for event in faces {
             // A live value: where the bus cannot take it, it is dropped and counted by the bus.
             if let Err(error) = self.bus.publish(event, Delivery::Fast).await {
                 tracing::debug!(%error, "A face event was not published.");
-            }
-            return;
-        }
-        match self.bus.publish(event, Delivery::Assured).await {
-            Ok(()) => {}
-            Err(PublishError::Closed) => self.tally.unpublished.inc(),
-            Err(error) => {
-                self.tally.unpublished.inc();
-                tracing::error!(%error, "An emotion event was not published.");
             }
         }
     }

@@ -75,7 +75,7 @@ impl Tally {
         let by = |name: &str, help: &str, label: &str| IntCounterVec::new(Opts::new(name, help), &[label]);
         let inference = HistogramOpts::new(
             "shunt_emotion_inference_seconds",
-            "Seconds that the models took for a frame, all its faces.",
+            "Seconds from a frame's pixels to the expressions of all its faces.",
         )
         .buckets(vec![0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0]);
         let tally = Self {

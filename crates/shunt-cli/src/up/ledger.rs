@@ -31,11 +31,11 @@ pub(crate) struct Ledger {
     pub(crate) total: Times,
     /// The parts of it, in order of travel.
     pub(crate) hops: Vec<(String, Times)>,
-    /// From capture until the relay has the event, the models' time taken out.
+    /// From capture until the relay has the event, inference taken out.
     pub(crate) transport: Times,
-    /// Inside the emotion module, the models' time taken out.
-    pub(crate) around_models: Times,
-    /// The frames with faces: number at the source, faces that reached the hub, the models' milliseconds.
+    /// Inside the emotion module, inference taken out.
+    pub(crate) around_inference: Times,
+    /// The frames with faces.
     pub(crate) judged: VecDeque<JudgedFrame>,
     /// By kind.
     pub(crate) kinds: BTreeMap<String, u64>,
@@ -47,10 +47,12 @@ pub(crate) struct Ledger {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct JudgedFrame {
     sequence: u64,
-    /// Faces.
+    /// Faces that reached the hub.
     pub(crate) faces: u32,
-    /// Milliseconds that the models took.
+    /// Milliseconds from pixels to expressions.
     pub(crate) inference_ms: f64,
+    /// Of these, milliseconds inside the models themselves.
+    pub(crate) model_ms: f64,
 }
 
 /// Frames kept for [`Ledger::judged`]; the oldest go.
@@ -119,9 +121,12 @@ impl Ledger {
         if let Some(stamps) = stamps {
             self.total.add(received.since(stamps.capture()).as_nanos() as u64);
             self.account(&stamps, received);
-            if let Some(inference_ms) = record.body.get("inference_ms").and_then(Value::as_f64) {
+            let milliseconds = |name| record.body.get(name).and_then(Value::as_f64);
+            if let (Some(inference_ms), Some(model_ms)) =
+                (milliseconds("inference_ms"), milliseconds("model_ms"))
+            {
                 self.take_out(&stamps, inference_ms);
-                self.judged(record, inference_ms);
+                self.judged(record, inference_ms, model_ms);
             }
         }
         true
@@ -143,25 +148,25 @@ impl Ledger {
         }
     }
 
-    /// What is left where the models' time is taken out.
+    /// What is left where inference is taken out.
     fn take_out(&mut self, stamps: &Stamps, inference_ms: f64) {
-        let models = (inference_ms * 1e6) as u64;
+        let inference = (inference_ms * 1e6) as u64;
         for hop in stamps.hops() {
             match hop.module.as_str() {
                 "emotion" => {
                     let inside = hop.sent.since(hop.received).as_nanos() as u64;
-                    self.around_models.add(inside.saturating_sub(models));
+                    self.around_inference.add(inside.saturating_sub(inference));
                 }
                 "relay" => {
                     let way = hop.received.since(stamps.capture()).as_nanos() as u64;
-                    self.transport.add(way.saturating_sub(models));
+                    self.transport.add(way.saturating_sub(inference));
                 }
                 _ => {}
             }
         }
     }
 
-    fn judged(&mut self, record: &HubRecord, inference_ms: f64) {
+    fn judged(&mut self, record: &HubRecord, inference_ms: f64, model_ms: f64) {
         let sequence = record.body.get("sequence").and_then(Value::as_u64).unwrap_or_default();
         match self.judged.back_mut() {
             Some(frame) if frame.sequence == sequence => frame.faces += 1,
@@ -169,7 +174,7 @@ impl Ledger {
                 if self.judged.len() == JUDGED {
                     self.judged.pop_front();
                 }
-                self.judged.push_back(JudgedFrame { sequence, faces: 1, inference_ms });
+                self.judged.push_back(JudgedFrame { sequence, faces: 1, inference_ms, model_ms });
             }
         }
     }

@@ -204,7 +204,7 @@ mod tests {
             "disgust": 0.0, "fear": 0.0, "contempt": 0.0});
         let body = json!({"sequence": 1, "width": 640, "height": 480, "track": 4, "score": 0.9,
             "bounds": {"x": 1.0, "y": 1.0, "width": 9.0, "height": 9.0}, "emotion": "happiness",
-            "probability": 0.9, "probabilities": probabilities, "models": ["a", "b"], "inference_ms": 9.5});
+            "probability": 0.9, "probabilities": probabilities, "models": ["a", "b"], "inference_ms": 9.5, "model_ms": 9.0});
         let properties = json!({"id": "a-1", "kind": "emotion", "source": "shunt/front-door",
             "shuntcapture": "1000000", "shunthops": "camera:0-500000,emotion:700000-9000000,relay:9500000-9600000"});
         let record =

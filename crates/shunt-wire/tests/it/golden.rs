@@ -110,7 +110,8 @@ fn emotion_event() {
     let (emotion, probability) = probabilities.best();
     assert_eq!(emotion, Expression::Happiness);
     let models = vec!["blazeface-full-range".to_owned(), "ferplus-small".to_owned()];
-    let data = Emotion { face: face(), emotion, probability, probabilities, models, inference_ms: 15.5 };
+    let (inference_ms, model_ms) = (15.5, 14.25);
+    let data = Emotion { face: face(), emotion, probability, probabilities, models, inference_ms, model_ms };
     check_json("emotion", event(Kind::EMOTION).with_subject("track-3"), &data);
 }
 
