@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use shunt_testkit::{eventually, repo_root};
 
-use crate::chain::{Chain, LIMIT, astronaut, shunt};
+use crate::chain::{Chain, LIMIT, astronaut, shunt, turn};
 
 #[tokio::test]
 async fn a_twin_change_takes_effect_and_a_wrong_one_is_refused_by_field() {
@@ -84,6 +84,55 @@ async fn an_event_published_by_hand_reaches_the_hub() {
     let event: Value = serde_json::from_str(&seen.out).unwrap();
     assert_eq!((&event["body"], &event["properties"]["kind"]), (&json!({"hello": "hub"}), &json!("emotion")));
     assert_eq!(chain.stop().await["lost"], 0);
+}
+
+#[tokio::test]
+async fn the_commands_reach_a_running_chain() {
+    let Some(pictures) = astronaut() else { return };
+    let chain = Chain::on_pictures(pictures.path(), &[]).await;
+    chain.more_at_hub(1).await;
+
+    let ping = chain.shunt(&["method", "camera", "ping"]).await;
+    assert_eq!(ping.code, Some(0), "{ping:?}");
+    let answer: Value = serde_json::from_str(&ping.out).unwrap();
+    assert_eq!((&answer["status"], &answer["payload"]["module"]), (&json!(200), &json!("camera")));
+    let unknown = chain.shunt(&["method", "camera", "dance"]).await;
+    assert_eq!(unknown.code, Some(1), "{unknown:?}");
+
+    let status = chain.shunt(&["invoke", "relay", "/status"]).await;
+    assert_eq!(status.code, Some(0), "{status:?}");
+    assert_eq!(serde_json::from_str::<Value>(&status.out).unwrap()["hub"], "connected", "{status:?}");
+    let nowhere = chain.shunt(&["invoke", "relay", "/nowhere"]).await;
+    assert_eq!(nowhere.code, Some(1), "{nowhere:?}");
+
+    let event = chain.shunt(&["tail", "--bus", "--kind", "frame", "-n", "1", "--json"]).await;
+    assert_eq!(event.code, Some(0), "{event:?}");
+    let event: Value = serde_json::from_str(&event.out).unwrap();
+    assert_eq!(event["source"], "shunt/front-door", "{event}");
+
+    let doctor = chain.shunt(&["doctor"]).await;
+    assert_eq!(doctor.code, Some(0), "{doctor:?}");
+    for found in ["ok    modules", "ok    bus", "relay is connected to the hub"] {
+        assert!(doctor.out.contains(found), "{found} in {}", doctor.out);
+    }
+    assert_eq!(chain.stop().await["lost"], 0);
+}
+
+#[tokio::test]
+async fn the_bench_tells_where_the_time_goes() {
+    let Some(pictures) = astronaut() else { return };
+    let _turn = turn().await;
+    let printed =
+        shunt(&["bench", "chain", "--for", "5s", "--json", "--pictures", pictures.path().to_str().unwrap()])
+            .await;
+    assert_eq!(printed.code, Some(0), "{printed:?}");
+    let report: Value = serde_json::from_str(&printed.out).unwrap();
+    assert!(report["events"].as_u64().unwrap() > 0, "{report}");
+    for field in
+        ["/transport_ms/p50", "/transport_ms/p99", "/fitting_ms/p50", "/models_ms/p50", "/alone_ms", "/ratio"]
+    {
+        assert!(report.pointer(field).and_then(Value::as_f64).is_some(), "{field} in {report}");
+    }
 }
 
 #[tokio::test]
