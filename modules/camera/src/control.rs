@@ -133,12 +133,16 @@ impl SourceState {
         let known = inner.known.replace(Err(reason.clone()));
         match known {
             Some(Err(known)) if known == reason => {}
-            // Health tells the first failure; this one is another.
             Some(Err(_)) => {
                 tracing::warn!(reason, "The source still does not work.");
                 self.health.set(PART, Err(reason));
             }
-            _ => self.health.set(PART, Err(reason)),
+            // Health tells of a part that was ready; this one never was.
+            None => {
+                tracing::warn!(reason, "The source does not work.");
+                self.health.set(PART, Err(reason));
+            }
+            Some(Ok(())) => self.health.set(PART, Err(reason)),
         }
     }
 }
