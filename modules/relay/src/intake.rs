@@ -107,13 +107,13 @@ impl Desk {
             tokio::select! {
                 biased;
                 () = self.shutdown.cancelled() => return Some(subscription),
-                changed = settings.changed() => match changed {
-                    Ok(()) => gate = Gate::new(&settings.borrow_and_update()),
-                    Err(_) => {
+                changed = settings.changed() => {
+                    if changed.is_err() {
                         self.finish(&kind, subscription).await;
                         return None;
                     }
-                },
+                    gate = Gate::new(&settings.borrow_and_update());
+                }
                 received = subscription.next() => match received {
                     // Cancelled in between: the broker keeps the event, for it was not acknowledged.
                     Some(received) => {
