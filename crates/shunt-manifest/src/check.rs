@@ -337,30 +337,18 @@ fn options_of_container(manifest: &Value, entry: &Entry, findings: &mut Vec<Find
         }
     }
     let options = match content::create_options(&Value::Object(settings.clone())) {
-        None => Value::Object(Map::new()),
-        Some(Ok(options @ Value::Object(_))) => options,
-        Some(Ok(other)) => {
-            let message = format!("createOptions of {} are no object but {other}", entry.name);
-            findings.push(Finding::error(
-                "create-options",
-                place,
-                message,
-                "allowed is Docker's container-create JSON",
-            ));
-            return;
-        }
-        Some(Err(error)) => {
-            let message = format!("createOptions of {} cannot be read: {error}", entry.name);
-            findings.push(Finding::error(
-                "create-options",
-                place,
-                message,
-                "allowed is Docker's container-create JSON",
-            ));
-            return;
-        }
+        None => Ok(Value::Object(Map::new())),
+        Some(Ok(options @ Value::Object(_))) => Ok(options),
+        Some(Ok(other)) => Err(format!("createOptions of {} are no object but {other}", entry.name)),
+        Some(Err(error)) => Err(format!("createOptions of {} cannot be read: {error}", entry.name)),
     };
-    container(&options, &place, entry, findings);
+    match options {
+        Ok(options) => container(&options, &place, entry, findings),
+        Err(message) => {
+            let allowed = "allowed is Docker's container-create JSON";
+            findings.push(Finding::error("create-options", place, message, allowed));
+        }
+    }
 }
 
 fn container(options: &Value, place: &str, entry: &Entry, findings: &mut Vec<Finding>) {

@@ -155,6 +155,15 @@ impl Camera {
         reason().unwrap().1
     }
 
+    /// Waits until a source that is played once has come to its end.
+    pub(crate) async fn ended(&self) {
+        shunt_testkit::eventually(SOON, || async {
+            let (_, _, page) = self.get("/readyz").await;
+            String::from_utf8(page).unwrap().contains("the source has ended")
+        })
+        .await;
+    }
+
     /// Ends it; it must end by itself.
     pub(crate) async fn stop(mut self) {
         self.shutdown.cancel();

@@ -197,11 +197,7 @@ async fn a_motion_jpeg_file_is_shown_at_the_rate_looped_or_once() {
     }
     assert!(camera.metric("shunt_camera_frames_damaged_total").await >= 1.0);
     camera.change(|settings| settings.r#loop = false).await;
-    let ended = async || {
-        let (_, _, page) = camera.get("/readyz").await;
-        String::from_utf8(page).unwrap().contains("the source has ended")
-    };
-    tokio::time::timeout(SOON, async { while !ended().await {} }).await.unwrap();
+    camera.ended().await;
     camera.stop().await;
 }
 

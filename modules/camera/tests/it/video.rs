@@ -41,11 +41,7 @@ async fn a_video_file_shown_once_comes_to_its_end() {
     };
     let mut camera = Camera::start(CameraSettings { r#loop: false, ..settings(&clip) }).await;
     camera.frame().await;
-    let ended = async || {
-        let (_, _, page) = camera.get("/readyz").await;
-        String::from_utf8(page).unwrap().contains("the source has ended")
-    };
-    tokio::time::timeout(SOON, async { while !ended().await {} }).await.unwrap();
+    camera.ended().await;
     camera.stop().await;
 }
 
