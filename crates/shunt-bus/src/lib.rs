@@ -55,7 +55,7 @@ use shunt_wire::{Envelope, EnvelopeError, Mono, TopicFilter};
 use tokio::sync::watch;
 
 pub use ack::Ack;
-pub use options::{BusOptions, BusTls};
+pub use options::{BusOptions, BusTls, TlsFrom, TlsSource};
 
 use inbox::{Inbox, Item, Wish};
 use link::{Common, Counters, Link};
@@ -227,8 +227,8 @@ impl Bus {
                 Box::new(mqtt::open(host, port, None, &common, &runtime))
             }
             Address::Mqtt { host, port, tls: true } => {
-                let config = tls.ok_or(BusError::Trust(url))?.config()?;
-                Box::new(mqtt::open(host, port, Some(config), &common, &runtime))
+                let tls = mqtt::Tls::new(tls.ok_or(BusError::Trust(url))?)?;
+                Box::new(mqtt::open(host, port, Some(tls), &common, &runtime))
             }
         };
         Ok(Self(Arc::new(Inner { common, link })))

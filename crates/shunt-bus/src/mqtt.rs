@@ -12,7 +12,6 @@ mod socket;
 use std::{sync::Arc, time::Duration};
 
 use rumqttc::v5::mqttbytes::v5::Publish;
-use rustls::ClientConfig;
 use shunt_wire::TopicFilter;
 use tokio::{
     runtime::Handle,
@@ -29,6 +28,8 @@ use crate::{
 };
 
 use self::{packets::publish_packet, session::Session, socket::Target};
+
+pub(crate) use self::socket::Tls;
 
 /// Subscriptions on their way to the session: a handful at the start of a module. Full: the caller waits.
 const CONTROL_QUEUE: usize = 16;
@@ -71,7 +72,7 @@ struct NewSubscriber {
 pub(crate) fn open(
     host: String,
     port: u16,
-    tls: Option<Arc<ClientConfig>>,
+    tls: Option<Tls>,
     common: &Arc<Common>,
     runtime: &Handle,
 ) -> impl Link + use<> {

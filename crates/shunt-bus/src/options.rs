@@ -1,6 +1,6 @@
 //! Where the bus is and who we are on it.
 
-use std::sync::Arc;
+use std::{fmt, pin::Pin, sync::Arc};
 
 use rustls::{
     ClientConfig, RootCertStore,
@@ -25,7 +25,23 @@ pub struct BusOptions {
     /// Published (retained) on `shunt/presence/<module>` when connected, and its `online: false` twin as last will.
     pub presence: Option<Presence>,
     /// For `mqtts://`: whom to trust, and who we are.
-    pub tls: Option<BusTls>,
+    pub tls: Option<TlsFrom>,
+}
+
+/// Where TLS to the broker gets its certificates.
+#[derive(Debug, Clone)]
+pub enum TlsFrom {
+    /// They stay the same; a mistake in them is told by [`crate::Bus::open`].
+    Fixed(BusTls),
+    /// Asked before each connection, because certificates run out; a mistake shows in [`crate::BusState`].
+    Source(Arc<dyn TlsSource>),
+}
+
+/// Gives the certificates for a connection that is about to be made.
+pub trait TlsSource: fmt::Debug + Send + Sync {
+    /// Whom to trust and who we are, now; or why that is not known, in a sentence. It is asked again, with a growing
+    /// pause, for as long as it takes.
+    fn tls(&self) -> Pin<Box<dyn Future<Output = Result<BusTls, String>> + Send + '_>>;
 }
 
 /// TLS to the broker.
@@ -86,10 +102,18 @@ impl BusTls {
     }
 }
 
-impl std::fmt::Debug for BusTls {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for BusTls {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The key must not reach a log.
         formatter.debug_struct("BusTls").field("identity", &self.identity.is_some()).finish_non_exhaustive()
+    }
+}
+
+// === impl TlsFrom ===
+
+impl From<BusTls> for TlsFrom {
+    fn from(tls: BusTls) -> Self {
+        Self::Fixed(tls)
     }
 }
 

@@ -119,12 +119,8 @@ impl Tail {
 pub(crate) async fn open(url: &str) -> anyhow::Result<Bus> {
     const LIMIT: Duration = Duration::from_secs(5);
     let bus = Bus::open(BusOptions {
-        url: url.to_owned(),
-        module: format!("shunt-cli-{}", std::process::id()).parse::<Name>()?,
         queue: 1024,
-        max_message: 8 * 1024 * 1024,
-        presence: None,
-        tls: None,
+        ..BusOptions::new(url, format!("shunt-cli-{}", std::process::id()).parse::<Name>()?)
     })?;
     let begin = Instant::now();
     let mut state = bus.state();

@@ -415,12 +415,10 @@ impl<S: Settings> Start<S> {
 fn bus_options(url: &str, module: &Name, port: Option<u16>) -> BusOptions {
     let version = env!("CARGO_PKG_VERSION").to_owned();
     BusOptions {
-        url: url.to_owned(),
-        module: module.clone(),
         queue: BUS_QUEUE,
         max_message: BUS_MESSAGE,
-        presence: Some(Presence { online: true, version, port }),
-        tls: None,
+        presence: Some(Presence { online: true, version, port, host: None }),
+        ..BusOptions::new(url, module.clone())
     }
 }
 

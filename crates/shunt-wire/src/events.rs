@@ -284,6 +284,9 @@ pub struct Presence {
     /// The port of its HTTP interface, where it has one.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub port: Option<u16>,
+    /// The host name or address at which others reach it; not given: its own name.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub host: Option<String>,
 }
 
 /// The data of a `dead-letter` event: something that a module could not use.

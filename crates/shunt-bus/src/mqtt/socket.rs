@@ -13,6 +13,10 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 
 use super::packets::{self, Incoming, reason_text};
+use crate::{
+    BusError,
+    options::{TlsFrom, TlsSource},
+};
 
 /// How long the broker may take to accept the connection, TLS and CONNECT.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
@@ -22,7 +26,14 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 pub(super) struct Target {
     pub(super) host: String,
     pub(super) port: u16,
-    pub(super) tls: Option<Arc<ClientConfig>>,
+    pub(super) tls: Option<Tls>,
+}
+
+/// How the connection is made private.
+#[derive(Clone)]
+pub(crate) enum Tls {
+    Fixed(Arc<ClientConfig>),
+    Source(Arc<dyn TlsSource>),
 }
 
 /// An open connection.
@@ -53,12 +64,35 @@ pub(super) enum Broken {
     Ended(u8),
     #[error("the broker refused the connection: {0:?}")]
     Refused(ConnectReturnCode),
+    #[error("there are no certificates for the bus: {0}")]
+    NoCertificates(String),
     #[error("the broker's name {0:?} cannot stand in a certificate")]
     Name(String),
     #[error("the broker sent what is not MQTT: {0}")]
     Packet(#[from] rumqttc::v5::mqttbytes::Error),
     #[error("the broker broke the protocol: {0}")]
     Protocol(&'static str),
+}
+
+// === impl Tls ===
+
+impl Tls {
+    pub(crate) fn new(from: TlsFrom) -> Result<Self, BusError> {
+        Ok(match from {
+            TlsFrom::Fixed(tls) => Self::Fixed(tls.config()?),
+            TlsFrom::Source(source) => Self::Source(source),
+        })
+    }
+
+    async fn config(&self) -> Result<Arc<ClientConfig>, Broken> {
+        match self {
+            Self::Fixed(config) => Ok(Arc::clone(config)),
+            Self::Source(source) => {
+                let tls = source.tls().await.map_err(Broken::NoCertificates)?;
+                tls.config().map_err(|error| Broken::NoCertificates(error.to_string()))
+            }
+        }
+    }
 }
 
 // === impl Target ===
@@ -91,10 +125,11 @@ impl Target {
                 let (reader, writer) = stream.into_split();
                 (Box::new(reader), Box::new(writer))
             }
-            Some(config) => {
+            Some(tls) => {
+                let config = tls.config().await?;
                 let name = ServerName::try_from(self.host.clone());
                 let name = name.map_err(|_| Broken::Name(self.host.clone()))?;
-                let stream = TlsConnector::from(Arc::clone(config)).connect(name, stream).await?;
+                let stream = TlsConnector::from(config).connect(name, stream).await?;
                 let (reader, writer) = tokio::io::split(stream);
                 (Box::new(reader), Box::new(writer))
             }

@@ -16,7 +16,7 @@ async fn presence(subscription: &mut Subscription) -> anyhow::Result<(String, Pr
 }
 
 async fn check(backend: Backend) -> anyhow::Result<()> {
-    let me = Presence { online: true, version: "1.2.3".to_owned(), port: Some(8081) };
+    let me = Presence { online: true, version: "1.2.3".to_owned(), port: Some(8081), host: None };
     let gone = Presence { online: false, ..me.clone() };
     let watcher = backend.bus("console").await?;
     let mut seen = watcher.subscribe(&TopicFilter::kind(&Kind::PRESENCE), Delivery::Fast).await?;

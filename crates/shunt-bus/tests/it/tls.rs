@@ -52,7 +52,7 @@ async fn tls_broker() -> anyhow::Result<TlsBroker> {
 
 fn options(broker: &TlsBroker, tls: Option<BusTls>) -> anyhow::Result<BusOptions> {
     let url = format!("mqtts://{}", broker.broker.addr());
-    Ok(BusOptions { tls, ..BusOptions::new(url, "camera".parse()?) })
+    Ok(BusOptions { tls: tls.map(Into::into), ..BusOptions::new(url, "camera".parse()?) })
 }
 
 #[tokio::test]

@@ -133,15 +133,8 @@ async fn two_modules_do_not_share_a_port() {
 async fn a_module_tells_on_the_bus_that_it_is_there() {
     let folder = tempfile::tempdir().unwrap();
     let variables = environment(folder.path(), &[]);
-    let bus = Bus::open(BusOptions {
-        url: variables["SHUNT_BUS_URL"].clone(),
-        module: Name::from_static("observer"),
-        queue: 16,
-        max_message: 1024 * 1024,
-        presence: None,
-        tls: None,
-    })
-    .unwrap();
+    let bus = Bus::open(BusOptions::new(variables["SHUNT_BUS_URL"].clone(), Name::from_static("observer")))
+        .unwrap();
     let mut presence = bus.subscribe(&TopicFilter::kind(&Kind::PRESENCE), Delivery::Assured).await.unwrap();
     let heart = Heart::start(variables).await;
     let port = heart.http.port();

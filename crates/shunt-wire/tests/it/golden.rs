@@ -122,7 +122,7 @@ fn presence_event() {
     check_json(
         "presence",
         envelope,
-        &Presence { online: true, version: "0.1.0".to_owned(), port: Some(8081) },
+        &Presence { online: true, version: "0.1.0".to_owned(), port: Some(8081), host: None },
     );
 }
 

@@ -181,12 +181,9 @@ pub(crate) fn client() -> reqwest::Client {
 /// A connection of its own to the broker.
 fn bus(broker: &Mosquitto, name: &'static str) -> Bus {
     Bus::open(BusOptions {
-        url: broker.url(),
-        module: Name::from_static(name),
         queue: 64,
         max_message: 4 << 20,
-        presence: None,
-        tls: None,
+        ..BusOptions::new(broker.url(), Name::from_static(name))
     })
     .unwrap()
 }

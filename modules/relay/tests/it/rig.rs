@@ -57,12 +57,9 @@ pub(crate) fn memory(folder: &Path) -> String {
 /// A client on the bus.
 pub(crate) fn client(url: &str, name: &'static str) -> Bus {
     Bus::open(BusOptions {
-        url: url.to_owned(),
-        module: Name::from_static(name),
         queue: 1024,
         max_message: 4 * 1024 * 1024,
-        presence: None,
-        tls: None,
+        ..BusOptions::new(url, Name::from_static(name))
     })
     .unwrap()
 }

@@ -1,0 +1,5 @@
+//! The module `gateway` as a program: see the library.
+
+fn main() -> std::process::ExitCode {
+    shunt_module::main(gateway::run)
+}
