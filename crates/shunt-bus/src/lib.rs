@@ -211,7 +211,8 @@ impl Bus {
     pub fn open(options: BusOptions) -> Result<Self, BusError> {
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| BusError::Runtime)?;
         let address = Address::parse(&options.url)?;
-        let BusOptions { url, module, queue, max_message, presence, tls } = options;
+        let BusOptions { url, module, queue, max_message, presence, tls, shared } = options;
+        drop(shared);
         let common = Arc::new(Common {
             module,
             queue: queue.clamp(1, usize::from(u16::MAX)),

@@ -1,6 +1,6 @@
 //! Where the bus is and who we are on it.
 
-use std::{fmt, pin::Pin, sync::Arc};
+use std::{fmt, path::PathBuf, pin::Pin, sync::Arc};
 
 use rustls::{
     ClientConfig, RootCertStore,
@@ -26,6 +26,9 @@ pub struct BusOptions {
     pub presence: Option<Presence>,
     /// For `mqtts://`: whom to trust, and who we are.
     pub tls: Option<TlsFrom>,
+    /// A folder that modules of this machine share, as that of the frames: fast events also go straight to those
+    /// who share it, over Unix sockets in its folder `bus`.
+    pub shared: Option<PathBuf>,
 }
 
 /// Where TLS to the broker gets its certificates.
@@ -63,9 +66,18 @@ pub(crate) enum Address {
 // === impl BusOptions ===
 
 impl BusOptions {
-    /// The bus at this address, for this module: 256 messages in each queue, 8 MiB a message, no presence.
+    /// The bus at this address, for this module: 256 messages in each queue, 8 MiB a message, no presence,
+    /// nothing shared.
     pub fn new(url: impl Into<String>, module: Name) -> Self {
-        Self { url: url.into(), module, queue: 256, max_message: 8 << 20, presence: None, tls: None }
+        Self {
+            url: url.into(),
+            module,
+            queue: 256,
+            max_message: 8 << 20,
+            presence: None,
+            tls: None,
+            shared: None,
+        }
     }
 }
 

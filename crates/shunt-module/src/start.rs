@@ -52,7 +52,11 @@ pub(crate) const VARIABLES: [(&str, &str, &str); 12] = [
         "Address and port of the module's HTTP interface; port 0 takes a fresh one.",
     ),
     ("SHUNT_DATA_DIR", "/data", "Folder for what must survive a restart."),
-    ("SHUNT_FRAMES_DIR", "", "Folder of the frames in shared memory; not set: JPEG in the events."),
+    (
+        "SHUNT_FRAMES_DIR",
+        "",
+        "Folder in shared memory: of the frames, and of the sockets by which fast events pass the broker by. Not set: JPEG in the events, and all events through the broker.",
+    ),
     ("SHUNT_MODELS_DIR", "/models", "Folder of the model files."),
     (
         "SHUNT_LOG",
@@ -179,7 +183,7 @@ where
         }
     };
     let port = listener.local_addr().map(|address| address.port()).ok();
-    let bus = match Bus::open(bus_options(&start.bus_url, &start.name, port)) {
+    let bus = match Bus::open(bus_options(&start.bus_url, &start.name, port, &start.common)) {
         Ok(bus) => bus,
         Err(error) => return refuse(&[bad_bus(&start.bus_url, &error)]),
     };
@@ -405,19 +409,21 @@ impl<S: Settings> Start<S> {
             return Ok(Self { name, common, bus_url, listen, watchdog, hub, layers });
         }
         // The process ends at once; this only asks whether the address is one more mistake.
-        if let Err(error) = Bus::open(bus_options(&bus_url, &name, None)) {
+        if let Err(error) = Bus::open(BusOptions::new(&bus_url, name)) {
             bad.push(bad_bus(&bus_url, &error));
         }
         Err(bad)
     }
 }
 
-fn bus_options(url: &str, module: &Name, port: Option<u16>) -> BusOptions {
+fn bus_options(url: &str, module: &Name, port: Option<u16>, common: &Common) -> BusOptions {
     let version = env!("CARGO_PKG_VERSION").to_owned();
     BusOptions {
         queue: BUS_QUEUE,
         max_message: BUS_MESSAGE,
         presence: Some(Presence { online: true, version, port, host: None }),
+        // Who shares the frames shares the way past the broker.
+        shared: common.frames_dir.clone(),
         ..BusOptions::new(url, module.clone())
     }
 }
