@@ -41,13 +41,11 @@ mod message;
 mod mqtt;
 mod options;
 mod presence;
+pub mod raw;
 mod registry;
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -110,6 +108,9 @@ pub enum BusError {
         /// What is wrong with it.
         why: String,
     },
+    /// The address is good for events, but has no messages of other kinds.
+    #[error("the bus address {0:?} has no raw messages; those of mqtt, mqtts, redis and rediss have")]
+    NotRaw(String),
     /// Called outside of a tokio runtime.
     #[error("the bus needs a tokio runtime")]
     Runtime,
@@ -213,15 +214,7 @@ impl Bus {
         let address = Address::parse(&options.url)?;
         let BusOptions { url, module, queue, max_message, presence, tls, shared } = options;
         drop(shared);
-        let common = Arc::new(Common {
-            module,
-            queue: queue.clamp(1, usize::from(u16::MAX)),
-            max_message,
-            presence,
-            counters: Arc::default(),
-            state: watch::Sender::new(BusState::Disconnected("not connected yet".to_owned())),
-            closed: AtomicBool::new(false),
-        });
+        let common = Common::new(module, queue, max_message, presence);
         let link: Box<dyn Link> = match address {
             Address::Memory(name) => Box::new(memory::open(&name, &common, &runtime)),
             Address::Mqtt { host, port, tls: false } => {

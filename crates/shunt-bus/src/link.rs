@@ -63,6 +63,23 @@ pub(crate) struct Counters {
 // === impl Common ===
 
 impl Common {
+    pub(crate) fn new(
+        module: Name,
+        queue: usize,
+        max_message: usize,
+        presence: Option<Presence>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            module,
+            queue: queue.clamp(1, usize::from(u16::MAX)),
+            max_message,
+            presence,
+            counters: Arc::default(),
+            state: watch::Sender::new(BusState::Disconnected("not connected yet".to_owned())),
+            closed: AtomicBool::new(false),
+        })
+    }
+
     /// Is the broker there?
     pub(crate) fn is_connected(&self) -> bool {
         *self.state.borrow() == BusState::Connected

@@ -6,6 +6,7 @@
 
 mod backoff;
 mod packets;
+pub(crate) mod raw;
 mod session;
 mod socket;
 

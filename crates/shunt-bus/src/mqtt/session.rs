@@ -38,7 +38,7 @@ use crate::{
 /// How long the broker keeps our session, with the assured messages for it, while we are away.
 const SESSION_EXPIRY: Duration = Duration::from_hours(24);
 /// After 1.5 times this without a packet of ours, the broker takes us for dead.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
+pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// How often we look whether the line is alive: two looks without a packet, and it is not.
 const LOOK: Duration = Duration::from_secs(5);
 /// How often to look at what changes without a message while there is no connection.
@@ -46,7 +46,7 @@ const OFFLINE_LOOK: Duration = Duration::from_secs(1);
 /// Bytes waiting to be written above which no further message is taken: the queues fill instead.
 const OUT_LIMIT: usize = 256 << 10;
 /// Read at least so much at once.
-const READ: usize = 16 << 10;
+pub(super) const READ: usize = 16 << 10;
 /// How long the broker may take to close the connection after our goodbye.
 const GOODBYE_LIMIT: Duration = Duration::from_millis(500);
 /// A connection that the broker closes without a word before this is suspicious, so many in a row mean that
@@ -114,24 +114,24 @@ type Asker = (Arc<Inbox>, oneshot::Sender<Result<(), SubscribeError>>);
 
 /// One connection.
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
-struct Talk {
-    socket: Socket,
+pub(super) struct Talk {
+    pub(super) socket: Socket,
     /// What is to be written. Bounded by [`OUT_LIMIT`] and one message.
-    out: BytesMut,
+    pub(super) out: BytesMut,
     /// Something was written and not flushed yet.
-    flush: bool,
+    pub(super) flush: bool,
     /// Assured publishes that the broker takes at once.
     window: usize,
     /// The largest packet that the broker takes.
     max_packet: usize,
-    heard: bool,
+    pub(super) heard: bool,
     pinged: bool,
     /// Our DISCONNECT is written.
-    leaving: bool,
+    pub(super) leaving: bool,
 }
 
 /// Why a conversation ended.
-enum End {
+pub(super) enum End {
     Broken(Broken),
     Closed,
 }
@@ -272,7 +272,7 @@ impl Session {
                 () = self.end.cancelled() => return End::Closed,
                 _ = look.tick() => {
                     self.sweep();
-                    if let Err(broken) = Self::keep_alive(&mut talk) {
+                    if let Err(broken) = talk.keep_alive() {
                         return End::Broken(broken);
                     }
                 }
@@ -480,17 +480,6 @@ impl Session {
         self.forget.extend(forget);
     }
 
-    fn keep_alive(talk: &mut Talk) -> Result<(), Broken> {
-        if !talk.heard && talk.pinged {
-            return Err(Broken::Silent);
-        }
-        // Always, not only when idle: the broker hears nothing from a mere subscriber.
-        talk.write(&Packet::PingReq(PingReq));
-        talk.pinged = true;
-        talk.heard = false;
-        Ok(())
-    }
-
     /// Reads all whole packets that came.
     fn read(&mut self, talk: &mut Talk) -> Result<(), Broken> {
         let now = clock::now();
@@ -600,7 +589,7 @@ impl Session {
 // === impl Talk ===
 
 impl Talk {
-    fn new(socket: Socket, queue: usize, max_message: usize) -> Self {
+    pub(super) fn new(socket: Socket, queue: usize, max_message: usize) -> Self {
         let properties = socket.connack.properties.as_ref();
         let window = properties.and_then(|properties| properties.receive_max);
         let max_packet = properties.and_then(|properties| properties.max_packet_size);
@@ -617,11 +606,23 @@ impl Talk {
     }
 
     /// How often to look whether the line is alive.
-    fn look(&self) -> Duration {
+    pub(super) fn look(&self) -> Duration {
         let properties = self.socket.connack.properties.as_ref();
         let wanted = properties.and_then(|properties| properties.server_keep_alive).unwrap_or(0);
         let wanted = Duration::from_secs(u64::from(wanted)) / 2;
         if wanted.is_zero() { LOOK } else { wanted.min(LOOK) }
+    }
+
+    /// Asks whether the broker is there; says that it is not when it did not answer the last time.
+    pub(super) fn keep_alive(&mut self) -> Result<(), Broken> {
+        if !self.heard && self.pinged {
+            return Err(Broken::Silent);
+        }
+        // Always, not only when idle: the broker hears nothing from a mere subscriber.
+        self.write(&Packet::PingReq(PingReq));
+        self.pinged = true;
+        self.heard = false;
+        Ok(())
     }
 
     fn takes_identifiers(&self) -> bool {
@@ -629,29 +630,29 @@ impl Talk {
         properties.and_then(|properties| properties.subscription_identifiers_available) != Some(0)
     }
 
-    fn has_room(&self) -> bool {
+    pub(super) fn has_room(&self) -> bool {
         self.out.len() < OUT_LIMIT
     }
 
-    fn is_written(&self) -> bool {
+    pub(super) fn is_written(&self) -> bool {
         self.out.is_empty() && !self.flush
     }
 
-    fn write(&mut self, packet: &Packet) {
+    pub(super) fn write(&mut self, packet: &Packet) {
         if let Err(error) = packet.write(&mut self.out, None) {
             // Only a packet above 256 MiB; our own limits are far below.
             tracing::error!(%error, "A packet cannot be written; it is dropped.");
         }
     }
 
-    fn write_publish(&mut self, publish: &Publish) {
+    pub(super) fn write_publish(&mut self, publish: &Publish) {
         if let Err(error) = publish.write(&mut self.out) {
             tracing::error!(%error, "An event cannot be written; it is dropped.");
         }
     }
 
     /// Closes our side and waits until the broker closed its side, so that nothing written is lost.
-    async fn hang_up(&mut self) {
+    pub(super) async fn hang_up(&mut self) {
         let Socket { reader, writer, inbox, .. } = &mut self.socket;
         let bye = async {
             writer.shutdown().await?;

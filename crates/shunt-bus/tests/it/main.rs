@@ -14,4 +14,5 @@ mod conformance;
 mod mqtt;
 mod numbered;
 mod presence;
+mod raw;
 mod tls;
