@@ -1,8 +1,9 @@
 //! The broker of the device: Mosquitto and the supervisor that sets it up.
 
+mod bridge;
 mod settings;
 
-pub use settings::BusSettings;
+pub use settings::{BusSettings, Grant};
 
 use shunt_module::Context;
 
