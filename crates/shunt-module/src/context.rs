@@ -3,7 +3,7 @@
 use std::{
     os::fd::AsFd,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -58,6 +58,8 @@ pub struct Context<S> {
     pub tasks: TaskTracker,
     /// Makes events, also where the context is not at hand: clone it.
     pub events: Events,
+    /// Made when it is asked for first.
+    pub(crate) services: OnceLock<crate::services::Services>,
 }
 
 /// Makes events: fresh ids, the time now. Clones share the running number.
@@ -131,6 +133,7 @@ impl<S: Settings> Context<S> {
             shutdown: shutdown.clone(),
             tasks: TaskTracker::new(),
             events: Events::new(),
+            services: OnceLock::new(),
         };
         (context, shutdown)
     }
@@ -143,6 +146,15 @@ impl<S: Settings> Context<S> {
     /// Tells on `shunt/dead-letter/<module>` of events that could not be used.
     pub fn dead_letters(&self) -> DeadLetters {
         DeadLetters::new(self.bus.clone(), self.events.clone(), self.name.clone())
+    }
+
+    /// Calls other modules' HTTP ports, found by their presence on the bus; see [`crate::services`].
+    pub fn services(&self) -> crate::services::Services {
+        let make = || {
+            let policy = crate::services::CallPolicy::default();
+            crate::services::Services::on_bus(self.bus.clone(), policy, self.shutdown.clone())
+        };
+        self.services.get_or_init(make).clone()
     }
 
     /// Serves `/healthz`, `/readyz`, `/metrics` and the module's own routes on the listener until shutdown.

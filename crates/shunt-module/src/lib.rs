@@ -72,6 +72,7 @@ mod metrics;
 mod redact;
 mod report;
 mod schema;
+pub mod services;
 mod settings;
 mod start;
 mod store;

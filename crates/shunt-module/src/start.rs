@@ -215,6 +215,7 @@ where
         shutdown: shutdown.clone(),
         tasks: TaskTracker::new(),
         events: Events::new(),
+        services: std::sync::OnceLock::new(),
     };
     let tasks = context.tasks.clone();
     own.spawn(watch_bus(bus.clone(), health.clone(), shutdown.clone()));

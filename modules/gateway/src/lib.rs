@@ -1,14 +1,148 @@
-//! A Dapr-compatible HTTP door for modules in other languages.
+//! The gateway: Dapr's HTTP API on port 3500, one for the whole device instead of one beside each module.
+//!
+//! Modules in any language call each other, publish, subscribe and keep state through it, with Dapr's own SDKs or
+//! with plain HTTP.
+//!
+//! It promises:
+//!
+//! - `/v1.0/invoke/<app-id>/method/<path>` hands every verb, header and body through as it is, streamed both ways;
+//!   answers come back as the app gave them, also errors. Bodies, connections and times are bounded.
+//! - App names are those of the modules on the bus, those of the setting `apps`, or names of the IoT Edge network.
+//! - Its own errors are Dapr's: status, `errorCode` and `message`.
+//! - The device registry (`/device`, `/data`, the gRPC call `DevSvc.Get`) tells who is on the bus.
+//!
+//! It deliberately has no actors, no bindings, no secrets and no configuration API, stops no app at its wish
+//! (`/v1.0/shutdown`), and calls nothing outside of the device unless the setting `apps` names it.
+//!
+//! ```
+//! use gateway::GatewaySettings;
+//!
+//! let settings = GatewaySettings::default();
+//! assert_eq!(settings.max_body_bytes, 16 * 1024 * 1024);
+//! ```
 
+mod apps;
+mod door;
+mod health;
+mod invoke;
+mod metadata;
+mod problem;
+mod pubsub;
+mod registry;
 mod settings;
+mod state;
+mod tally;
 
-pub use settings::GatewaySettings;
+use std::{path::PathBuf, sync::Arc};
 
-use shunt_module::Context;
+use axum::{Router, middleware};
+use shunt_bus::Bus;
+use shunt_module::{Context, DeadLetters, Events, Health};
+use shunt_wire::Name;
+use tokio::sync::watch;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use crate::{
+    apps::AppSettings,
+    pubsub::{PubsubSettings, SubscriptionSettings},
+    settings::GatewaySettings,
+    state::StoreSettings,
+};
+use crate::{apps::Apps, metadata::Attributes, tally::Tally};
+
+/// What all routes share.
+#[derive(Debug, Clone)]
+pub(crate) struct Gateway(Arc<Parts>);
+
+/// The parts of a [`Gateway`].
+#[derive(Debug)]
+pub(crate) struct Parts {
+    /// The module's own name.
+    pub(crate) name: Name,
+    /// The settings in force; changes are seen by `changed()` of a clone.
+    pub(crate) settings: watch::Receiver<Arc<GatewaySettings>>,
+    pub(crate) apps: Apps,
+    pub(crate) attributes: Attributes,
+    pub(crate) bus: Bus,
+    pub(crate) events: Events,
+    pub(crate) dead_letters: DeadLetters,
+    pub(crate) tally: Tally,
+    pub(crate) health: Health,
+    /// For what must survive a restart: a folder of this module's own.
+    pub(crate) folder: PathBuf,
+    pub(crate) shutdown: CancellationToken,
+    pub(crate) tasks: TaskTracker,
+}
+
+// === impl Gateway ===
+
+impl std::ops::Deref for Gateway {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
+impl Gateway {
+    /// The settings in force now.
+    pub(crate) fn settings(&self) -> Arc<GatewaySettings> {
+        Arc::clone(&self.settings.borrow())
+    }
+
+    fn routes(self) -> Router {
+        let routes = Router::new()
+            .merge(invoke::routes())
+            .merge(pubsub::routes())
+            .merge(state::routes())
+            .merge(metadata::routes())
+            .merge(health::routes())
+            .merge(registry::routes(&self))
+            .fallback(invoke::fallback)
+            .method_not_allowed_fallback(invoke::fallback);
+        routes.layer(middleware::from_fn_with_state(self.clone(), door::guard)).with_state(self)
+    }
+}
 
 /// Runs the module until shutdown.
-pub async fn run(context: Context<GatewaySettings>) -> anyhow::Result<()> {
-    context.serve(axum::Router::new());
-    context.shutdown.cancelled().await;
+pub async fn run(mut context: Context<GatewaySettings>) -> anyhow::Result<()> {
+    let settings = context.settings.current();
+    let (settings_sender, settings_receiver) = watch::channel(Arc::clone(&settings));
+    let tally = Tally::new()?;
+    tally.register(&context.metrics)?;
+    let gateway = Gateway(Arc::new(Parts {
+        name: context.name.clone(),
+        settings: settings_receiver,
+        apps: Apps::new(context.services(), &settings),
+        attributes: Attributes::default(),
+        bus: context.bus.clone(),
+        events: context.events.clone(),
+        dead_letters: context.dead_letters(),
+        tally,
+        health: context.health.clone(),
+        folder: context.common.data_dir.join(context.name.as_str()),
+        shutdown: context.shutdown.clone(),
+        tasks: context.tasks.clone(),
+    }));
+    context.serve(gateway.clone().routes());
+    let deliveries = context.tasks.spawn(pubsub::run(gateway.clone()));
+    loop {
+        tokio::select! {
+            () = context.shutdown.cancelled() => break,
+            change = context.settings.change() => {
+                gateway.apps.set(&change.settings);
+                settings_sender.send_replace(Arc::clone(&change.settings));
+                change.accept();
+            }
+        }
+    }
+    deliveries.await?;
     Ok(())
+}
+
+/// The table of the gateway's metrics, in Markdown, for the reference.
+pub fn metrics_table() -> anyhow::Result<String> {
+    let collectors = Tally::new()?.collectors();
+    let collectors: Vec<_> = collectors.iter().map(AsRef::as_ref).collect();
+    Ok(shunt_module::docs::metrics_table(&collectors))
 }
