@@ -11,10 +11,16 @@ use shunt_bus::Bus;
 use shunt_hub::Hub;
 use shunt_wire::{Envelope, IdSequence, Kind, Name};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
-use tokio::{net::TcpListener, time::timeout};
+use tokio::{
+    net::TcpListener,
+    time::{Instant, timeout},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{DeadLetters, Health, Settings, SettingsHandle, http, metrics};
+use crate::{
+    DeadLetters, Health, Methods, Settings, SettingsHandle, http, logging::LogLevel, metrics,
+    standard_methods::StandardMethods,
+};
 
 /// After shutdown, open requests (a picture stream, say) get this long.
 const OPEN_REQUESTS: Duration = Duration::from_secs(2);
@@ -46,6 +52,8 @@ pub struct Context<S> {
     pub hub: Option<Hub>,
     /// Folders and limits.
     pub common: Common,
+    /// Direct methods: register the module's own.
+    pub methods: Methods,
     /// Health.
     pub health: Health,
     /// Metrics: names `shunt_<module>_<name>_<unit>[_total]`.
@@ -121,12 +129,27 @@ impl<S: Settings> Context<S> {
         if let Err(error) = metrics.register(Box::new(collector)) {
             tracing::error!(%error, "The common metrics cannot be registered.");
         }
+        let methods = Methods::default();
+        let standard = StandardMethods {
+            name: S::MODULE.to_owned(),
+            bus: bus.clone(),
+            hub: hub.clone(),
+            in_force: settings.in_force(),
+            health: health.clone(),
+            metrics: metrics.clone(),
+            log: LogLevel::default(),
+            started: Instant::now(),
+        };
+        if let Err(error) = standard.register(&methods) {
+            tracing::error!(%error, "The direct methods cannot be registered.");
+        }
         let context = Self {
             name: Name::from_static(S::MODULE),
             settings,
             bus,
             hub,
             common,
+            methods,
             health,
             metrics,
             listener,

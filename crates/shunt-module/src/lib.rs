@@ -2,7 +2,8 @@
 //!
 //! A module is a settings struct and one function `run`. [`main`] does the rest: it reads the environment, opens the
 //! bus and the hub, keeps the settings as the module twin wants them, answers direct methods (`ping`,
-//! `getSettings`, `setLogLevel`), and ends the process in order.
+//! `getSettings`, `setLogLevel`, `diagnostics`, and those that `run` registers with [`Methods`]), and ends the process
+//! in order.
 //!
 //! It promises:
 //!
@@ -69,11 +70,13 @@ mod http;
 mod logging;
 mod methods;
 mod metrics;
+mod recent;
 mod redact;
 mod report;
 mod schema;
 pub mod services;
 mod settings;
+mod standard_methods;
 mod start;
 mod store;
 #[cfg(test)]
@@ -85,6 +88,7 @@ pub use dead_letters::DeadLetters;
 pub use handle::{Proposal, SettingsHandle, SettingsSender};
 pub use health::Health;
 pub use http::HttpProblem;
+pub use methods::{MethodError, Methods};
 pub use metrics::check_page;
 pub use settings::{BadVariable, Problems, Settings};
 pub use start::{default_port, live, main};

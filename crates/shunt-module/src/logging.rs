@@ -4,13 +4,16 @@ use std::{collections::BTreeMap, io::IsTerminal, sync::Arc};
 
 use tracing_subscriber::{EnvFilter, Registry, layer::SubscriberExt, reload, util::SubscriberInitExt};
 
-use crate::BadVariable;
+use crate::{BadVariable, recent::Recent};
 
 const DEFAULT: &str = "info";
 
 /// The way to change the log level; without effect where no log was set up, as in tests.
 #[derive(Clone, Default)]
-pub(crate) struct LogLevel(Option<Arc<reload::Handle<EnvFilter, Registry>>>);
+pub(crate) struct LogLevel {
+    handle: Option<Arc<reload::Handle<EnvFilter, Registry>>>,
+    recent: Recent,
+}
 
 /// Why the log level was not changed.
 #[derive(Debug, thiserror::Error)]
@@ -28,8 +31,13 @@ pub(crate) enum LogLevelError {
 impl LogLevel {
     pub(crate) fn set(&self, level: &str) -> Result<(), LogLevelError> {
         let filter = filter(level)?;
-        let handle = self.0.as_ref().ok_or(LogLevelError::NoLog)?;
+        let handle = self.handle.as_ref().ok_or(LogLevelError::NoLog)?;
         handle.reload(filter).map_err(|_| LogLevelError::NoLog)
+    }
+
+    /// The last warnings and errors, the oldest first.
+    pub(crate) fn recent(&self) -> Vec<String> {
+        self.recent.lines()
     }
 }
 
@@ -81,7 +89,8 @@ pub(crate) fn start(environment: &BTreeMap<String, String>) -> (LogLevel, Vec<Ba
         }
     };
     let (filter, handle) = reload::Layer::new(filter);
-    let registry = tracing_subscriber::registry().with(filter);
+    let recent = Recent::default();
+    let registry = tracing_subscriber::registry().with(filter).with(recent.clone());
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let started = if json {
         registry.with(lines.json().flatten_event(true)).try_init()
@@ -89,6 +98,7 @@ pub(crate) fn start(environment: &BTreeMap<String, String>) -> (LogLevel, Vec<Ba
         registry.with(lines.with_ansi(std::io::stderr().is_terminal())).try_init()
     };
     // A log is there already: the process set up its own.
-    let level = if started.is_ok() { LogLevel(Some(Arc::new(handle))) } else { LogLevel(None) };
+    let handle = started.is_ok().then(|| Arc::new(handle));
+    let level = LogLevel { handle, recent };
     (level, bad)
 }

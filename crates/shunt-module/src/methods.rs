@@ -1,75 +1,200 @@
-//! The direct methods that every module has.
+//! Direct methods: those that every module has, and those that a module registers.
 
+use std::{collections::BTreeMap, pin::Pin, sync::Arc, time::Duration};
+
+use parking_lot::RwLock;
 use serde_json::{Value, json};
 use shunt_hub::{Hub, MethodCall};
-use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
-
-use crate::{
-    Health, Settings,
-    handle::InForce,
-    logging::{LogLevel, LogLevelError},
-    redact,
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
 };
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-const METHODS: [&str; 3] = ["ping", "getSettings", "setLogLevel"];
+/// How long a handler may take. The module is not told how long its caller waits; this is below the 10 s of
+/// `shunt method` and the 30 s that IoT Hub takes where nothing else is said, so that the caller hears of a handler
+/// that hangs and not of a module that is silent.
+const HANDLER_LIMIT: Duration = Duration::from_secs(9);
 
-/// Answers direct methods until shutdown: `ping`, `getSettings`, `setLogLevel`.
-pub(crate) struct Methods<S> {
-    pub(crate) name: String,
-    pub(crate) hub: Hub,
-    pub(crate) in_force: InForce<S>,
-    pub(crate) health: Health,
-    pub(crate) log: LogLevel,
-    pub(crate) started: Instant,
+/// Most calls in work. One more is answered 429.
+const CALLS: usize = 8;
+
+/// The longest name of a method, in characters: IoT Hub's limit.
+const NAME_LIMIT: usize = 100;
+
+type Answer = (u16, Value);
+type Handler = Arc<dyn Fn(Value) -> Pin<Box<dyn Future<Output = Answer> + Send>> + Send + Sync>;
+
+/// The direct methods of a module: `context.methods`. Clones share them.
+///
+/// Every module has `ping`, `getSettings`, `setLogLevel` and `diagnostics`. A handler gets the payload (`null` if the
+/// caller gave none) and answers with a status as of HTTP and a payload of up to 128 KiB. It runs as a task of its
+/// own, takes 9 s at most (504 else), and may panic (500).
+///
+/// ```
+/// use serde_json::{Value, json};
+/// use shunt_module::Methods;
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let methods = Methods::default();
+/// methods.on("double", |payload: Value| async move {
+///     match payload.as_i64() {
+///         Some(number) => (200, json!(number * 2)),
+///         None => (400, json!({"message": "the payload must be a whole number"})),
+///     }
+/// })?;
+/// assert_eq!(methods.call("double", json!(4)).await, (200, json!(8)));
+/// assert_eq!(methods.call("halve", json!(4)).await.0, 404);
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Default)]
+pub struct Methods(Arc<RwLock<BTreeMap<String, Handler>>>);
+
+/// Why a method was not registered.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MethodError {
+    /// There is one of this name.
+    #[error("there is a direct method {0:?} already")]
+    Duplicate(String),
+    /// IoT Hub would not take the name.
+    #[error("the method's name {0:?} must have 1 to {NAME_LIMIT} letters or digits")]
+    Name(String),
 }
 
 // === impl Methods ===
 
-impl<S: Settings> Methods<S> {
-    pub(crate) async fn run(self, shutdown: CancellationToken) {
+impl Methods {
+    /// From now on calls of this method go to this handler.
+    ///
+    /// # Errors
+    ///
+    /// There is a method of this name already, or the name is none.
+    pub fn on<H, F>(&self, name: &str, handler: H) -> Result<(), MethodError>
+    where
+        H: Fn(Value) -> F + Send + Sync + 'static,
+        F: Future<Output = (u16, Value)> + Send + 'static,
+    {
+        let sound =
+            (1..=NAME_LIMIT).contains(&name.len()) && name.bytes().all(|sign| sign.is_ascii_alphanumeric());
+        if !sound {
+            return Err(MethodError::Name(name.to_owned()));
+        }
+        let mut handlers = self.0.write();
+        if handlers.contains_key(name) {
+            return Err(MethodError::Duplicate(name.to_owned()));
+        }
+        handlers.insert(name.to_owned(), Arc::new(move |payload| Box::pin(handler(payload))));
+        Ok(())
+    }
+
+    /// The names, in alphabetical order.
+    pub fn names(&self) -> Vec<String> {
+        self.0.read().keys().cloned().collect()
+    }
+
+    /// Calls a method as the hub does: for tests, and for a module that calls its own.
+    pub async fn call(&self, name: &str, payload: Value) -> (u16, Value) {
+        self.call_within(HANDLER_LIMIT, name, payload).await
+    }
+
+    async fn call_within(&self, limit: Duration, name: &str, payload: Value) -> Answer {
+        let handler = self.0.read().get(name).cloned();
+        let Some(handler) = handler else {
+            return (
+                404,
+                json!({"message": format!("there is no method {name:?}"), "methods": self.names()}),
+            );
+        };
+        // A task of its own: a panic ends the task and not the module.
+        let mut task = tokio::spawn(async move { handler(payload).await });
+        match timeout(limit, &mut task).await {
+            Ok(Ok((status, answer))) => (status, answer),
+            Ok(Err(_)) => {
+                tracing::error!(method = name, "The handler of a direct method has panicked.");
+                (500, json!({"message": "the method failed; the module's log has more"}))
+            }
+            Err(_) => {
+                task.abort();
+                let message =
+                    format!("the method took longer than {} s and was given up", limit.as_secs_f64());
+                (504, json!({ "message": message }))
+            }
+        }
+    }
+
+    /// Answers the hub's calls until shutdown.
+    pub(crate) async fn serve(self, hub: Hub, shutdown: CancellationToken) {
+        let (places, tasks) = (Arc::new(Semaphore::new(CALLS)), TaskTracker::new());
         let answering = async {
-            let mut calls = self.hub.methods();
-            while let Some(MethodCall { name, payload, reply }) = calls.recv().await {
-                let (status, answer) = self.answer(&name, &payload);
-                tracing::info!(method = name, status, "A direct method was called.");
-                reply.answer(status, answer).await;
+            let mut calls = hub.methods();
+            while let Some(call) = calls.recv().await {
+                // The bound of what is in work; see `CALLS`.
+                match Arc::clone(&places).try_acquire_owned() {
+                    Ok(place) => drop(tasks.spawn(self.clone().answer(call, place))),
+                    Err(_) => {
+                        let message = format!("{CALLS} calls are in work already");
+                        call.reply.answer(429, json!({ "message": message })).await;
+                    }
+                }
             }
         };
         shutdown.run_until_cancelled(answering).await;
+        // Each ends by its own limit, and the drain's.
+        tasks.close();
+        tasks.wait().await;
     }
 
-    fn answer(&self, method: &str, payload: &Value) -> (u16, Value) {
-        match method {
-            "ping" => {
-                let (ready, _) = self.health.report();
-                let answer = json!({
-                    "module": self.name,
-                    "version": env!("CARGO_PKG_VERSION"),
-                    "ready": ready,
-                    "uptime_s": self.started.elapsed().as_secs(),
-                });
-                (200, answer)
-            }
-            "getSettings" => {
-                let settings = serde_json::to_value(self.in_force.get().as_ref()).unwrap_or_default();
-                (200, redact::value(&settings))
-            }
-            "setLogLevel" => {
-                let level = payload.as_str().or_else(|| payload.get("level").and_then(Value::as_str));
-                let Some(level) = level else {
-                    return (
-                        400,
-                        json!({"message": "the payload must be a level as text or {\"level\": \"debug\"}"}),
-                    );
-                };
-                match self.log.set(level) {
-                    Ok(()) => (200, json!({"level": level})),
-                    Err(error @ LogLevelError::Filter { .. }) => (400, json!({"message": error.to_string()})),
-                    Err(error) => (500, json!({"message": error.to_string()})),
-                }
-            }
-            other => (404, json!({"message": format!("there is no method {other:?}"), "methods": METHODS})),
+    async fn answer(self, MethodCall { name, payload, reply }: MethodCall, _place: OwnedSemaphorePermit) {
+        let (status, answer) = self.call(&name, payload).await;
+        tracing::info!(method = name, status, "A direct method was called.");
+        reply.answer(status, answer).await;
+    }
+}
+
+impl std::fmt::Debug for Methods {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_tuple("Methods").field(&self.names()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_name_is_given_once_and_in_a_form_that_the_hub_takes() {
+        let methods = Methods::default();
+        let answer = |_| async { (200, Value::Null) };
+        methods.on("snapshot", answer).unwrap();
+        assert_eq!(methods.on("snapshot", answer), Err(MethodError::Duplicate("snapshot".to_owned())));
+        for name in ["", "snap shot", "snap/shot", "schnappschüsse", &"x".repeat(101)] {
+            assert_eq!(methods.on(name, answer), Err(MethodError::Name(name.to_owned())));
         }
+        assert_eq!(methods.names(), ["snapshot"]);
+    }
+
+    #[tokio::test]
+    async fn a_handler_that_panics_or_hangs_is_answered_for() {
+        let methods = Methods::default();
+        methods
+            .on("fall", |payload: Value| async move { (200, payload["no"]["such"].as_str().unwrap().into()) })
+            .unwrap();
+        methods.on("sleep", |_| std::future::pending()).unwrap();
+        assert_eq!(methods.call("fall", Value::Null).await.0, 500);
+        let (status, answer) = methods.call_within(Duration::from_millis(20), "sleep", Value::Null).await;
+        assert_eq!(
+            (status, &answer["message"]),
+            (504, &json!("the method took longer than 0.02 s and was given up"))
+        );
+        assert_eq!(methods.call("fall", json!({"no": {"such": "x"}})).await, (200, json!("x")));
+    }
+
+    #[tokio::test]
+    async fn an_unknown_method_is_told_those_that_there_are() {
+        let methods = Methods::default();
+        methods.on("reload", |_| async { (200, Value::Null) }).unwrap();
+        let expected = json!({"message": "there is no method \"reboot\"", "methods": ["reload"]});
+        assert_eq!(methods.call("reboot", Value::Null).await, (404, expected));
     }
 }

@@ -13,8 +13,9 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    BadVariable, Common, Context, Events, Health, Settings, SettingsHandle, logging, logging::LogLevel,
-    methods::Methods, metrics, redact, settings::Layers, store::Store, twin::Keeper,
+    BadVariable, Common, Context, Events, Health, Methods, Settings, SettingsHandle, logging,
+    logging::LogLevel, metrics, redact, settings::Layers, standard_methods::StandardMethods, store::Store,
+    twin::Keeper,
 };
 
 /// Unusable settings (`EX_CONFIG` of sysexits.h).
@@ -203,12 +204,27 @@ where
     if let Err(error) = registry.register(Box::new(common)) {
         tracing::error!(%error, "The common metrics cannot be registered.");
     }
+    let methods = Methods::default();
+    let standard = StandardMethods {
+        name: start.name.to_string(),
+        bus: bus.clone(),
+        hub: hub.clone(),
+        in_force: handle.in_force(),
+        health: health.clone(),
+        metrics: registry.clone(),
+        log,
+        started: Instant::now(),
+    };
+    if let Err(error) = standard.register(&methods) {
+        tracing::error!(%error, "The direct methods cannot be registered.");
+    }
     let context = Context {
         name: start.name.clone(),
         settings: handle,
         bus: bus.clone(),
         hub: hub.clone(),
         common: start.common.clone(),
+        methods: methods.clone(),
         health: health.clone(),
         metrics: registry,
         listener,
@@ -221,15 +237,7 @@ where
     own.spawn(watch_bus(bus.clone(), health.clone(), shutdown.clone()));
     if let Some(hub) = &hub {
         own.spawn(watch_hub(hub.clone(), health.clone(), shutdown.clone()));
-        let methods = Methods {
-            name: start.name.to_string(),
-            hub: hub.clone(),
-            in_force: context.settings.in_force(),
-            health: health.clone(),
-            log,
-            started: Instant::now(),
-        };
-        own.spawn(methods.run(shutdown.clone()));
+        own.spawn(methods.serve(hub.clone(), shutdown.clone()));
         own.spawn(Keeper::new(start.layers, store, kept, sender, hub.clone()).run(shutdown.clone()));
     }
     tracing::info!(

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc, time::D
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use shunt_module::{Context, Health, Problems, Settings};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -133,6 +134,8 @@ async fn run(
 ) -> anyhow::Result<()> {
     let echo = axum::Router::new().route("/echo", axum::routing::post(|body: String| async { body }));
     context.serve(echo);
+    context.methods.on("listen", |payload: Value| async move { (200, json!({"heard": payload["to"]})) })?;
+    context.methods.on("faint", |_| async { panic!("it has fainted") })?;
     if context.settings.current().owner == "faint" {
         anyhow::bail!("it has fainted");
     }

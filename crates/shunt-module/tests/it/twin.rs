@@ -180,7 +180,48 @@ async fn every_module_answers_ping_and_get_settings_and_set_log_level() {
     let (status, answer) = parts(&invoke("setLogLevel", json!({"level": "loud"})).await);
     assert_eq!(status, 400, "{answer}");
     let (status, answer) = parts(&invoke("dance", Value::Null).await);
-    assert_eq!((status, &answer["methods"]), (404, &json!(["ping", "getSettings", "setLogLevel"])));
+    let all = json!(["diagnostics", "faint", "getSettings", "listen", "ping", "setLogLevel"]);
+    assert_eq!((status, &answer["methods"]), (404, &all));
+    heart.stop().await;
+    sim.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_module_answers_its_own_methods_and_survives_one_that_fails() {
+    let folder = tempfile::tempdir().unwrap();
+    let sim = sim(folder.path()).await;
+    let heart = Heart::start(variables(&sim, folder.path(), &[])).await;
+    eventually(PATIENCE, || async { sim.is_connected("heart") }).await;
+    let failed = sim.invoke("heart", "faint", Value::Null, PATIENCE).await.unwrap();
+    assert_eq!(failed.status, 500, "{failed:?}");
+    let heard = sim.invoke("heart", "listen", json!({"to": "the left chamber"}), PATIENCE).await.unwrap();
+    assert_eq!(parts(&heard), (200, json!({"heard": "the left chamber"})));
+    heart.stop().await;
+    sim.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn diagnostics_tell_in_one_answer_how_a_module_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let sim = sim(folder.path()).await;
+    let owner = [("SHUNT_HEART_OWNER", "x://anna:secret@h")];
+    let heart = Heart::start(variables(&sim, folder.path(), &owner)).await;
+    eventually(PATIENCE, || async { sim.is_connected("heart") }).await;
+    heart.health.set("valve", Err("it is stuck".to_owned()));
+    let (status, bundle) = parts(&sim.invoke("heart", "diagnostics", Value::Null, PATIENCE).await.unwrap());
+    assert_eq!(status, 200, "{bundle}");
+    for (field, expected) in
+        [("module", json!("heart")), ("ready", json!(false)), ("bus", json!("connected"))]
+    {
+        assert_eq!(bundle[field], expected, "{field}");
+    }
+    assert_eq!(bundle["hub"], json!("connected"));
+    assert_eq!(bundle["health"]["parts"]["valve"]["reason"], json!("it is stuck"));
+    assert_eq!(bundle["settings"]["owner"], json!("x://***@h"));
+    assert!(bundle["metrics"].as_str().unwrap().contains("shunt_module_ready 0"), "{bundle}");
+    assert!(bundle["uptime_s"].is_u64() && bundle["log"].is_array());
+    assert!(bundle.get("cut").is_none());
+    assert!(!bundle.to_string().contains("secret"), "{bundle}");
     heart.stop().await;
     sim.stop().await;
 }
