@@ -198,21 +198,16 @@ impl<S: Settings> Context<S> {
             }
         };
         let (health, metrics, shutdown) = (self.health.clone(), self.metrics.clone(), self.shutdown.clone());
-        let serving = http::serve(listener, routes, health.clone(), metrics, shutdown.clone());
+        let serving = http::serve(listener, routes, health, metrics, shutdown.clone());
         self.tasks.spawn(async move {
             let mut serving = std::pin::pin!(serving);
-            let result = tokio::select! {
-                result = &mut serving => result,
+            tokio::select! {
+                () = &mut serving => {}
                 () = shutdown.cancelled() => {
-                    timeout(OPEN_REQUESTS, serving).await.unwrap_or_else(|_| {
+                    if timeout(OPEN_REQUESTS, serving).await.is_err() {
                         tracing::debug!("Requests were still open at the end.");
-                        Ok(())
-                    })
+                    }
                 }
-            };
-            if let Err(error) = result {
-                tracing::error!(%error, "The HTTP interface has ended.");
-                health.set("http", Err(error.to_string()));
             }
         });
     }

@@ -70,6 +70,7 @@ mod http;
 mod logging;
 mod methods;
 mod metrics;
+mod patience;
 mod recent;
 mod redact;
 mod report;

@@ -177,7 +177,7 @@ impl Default for CallPolicy {
         Self {
             connect: Duration::from_secs(2),
             answer: Duration::from_secs(30),
-            pause: Duration::from_secs(60),
+            pause: Duration::from_mins(1),
             retries: 2,
             back_off: Duration::from_millis(50),
             max_json: 4 << 20,

@@ -7,7 +7,7 @@ use std::{
     io,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -24,10 +24,11 @@ use parking_lot::Mutex;
 use tokio::{
     net::{TcpStream, lookup_host},
     sync::OwnedSemaphorePermit,
-    time::{Instant, Sleep, sleep, timeout},
+    time::{Instant, timeout},
 };
 
 use super::{CallError, CallPolicy};
+use crate::patience::Patience;
 
 /// Most connections kept for one app that nobody uses now; one that comes back beyond them is closed.
 const KEPT: usize = 32;
@@ -69,9 +70,7 @@ pub(super) struct Answer {
     endpoint: Arc<Endpoint>,
     /// The call's place among those at the same time.
     _place: Option<OwnedSemaphorePermit>,
-    pause: Duration,
-    /// Set while nothing comes.
-    patience: Option<Pin<Box<Sleep>>>,
+    patience: Patience,
 }
 
 // === impl Endpoint ===
@@ -228,7 +227,8 @@ impl Answer {
         place: Option<OwnedSemaphorePermit>,
         pause: Duration,
     ) -> Self {
-        let mut answer = Self { body, line: Some(line), endpoint, _place: place, pause, patience: None };
+        let mut answer =
+            Self { body, line: Some(line), endpoint, _place: place, patience: Patience::new(pause) };
         // Nobody asks an empty body for its end.
         if answer.body.is_end_stream() {
             answer.give_back();
@@ -264,20 +264,17 @@ impl HttpBody for Answer {
             line.drive(context);
             frame = Pin::new(&mut this.body).poll_frame(context);
         }
-        if frame.is_pending() {
-            let pause = this.pause;
-            let patience = this.patience.get_or_insert_with(|| Box::pin(sleep(pause)));
-            if patience.as_mut().poll(context).is_ready() {
+        let frame = match ready!(this.patience.poll(frame, context)) {
+            Ok(frame) => frame,
+            Err(late) => {
                 this.line = None;
-                return Poll::Ready(Some(Err(axum::Error::new(io::Error::from(io::ErrorKind::TimedOut)))));
+                return Poll::Ready(Some(Err(axum::Error::new(late))));
             }
-            return Poll::Pending;
-        }
-        this.patience = None;
-        if matches!(frame, Poll::Ready(None)) || this.body.is_end_stream() {
+        };
+        if frame.is_none() || this.body.is_end_stream() {
             this.give_back();
         }
-        frame.map_err(axum::Error::new)
+        Poll::Ready(frame.map(|frame| frame.map_err(axum::Error::new)))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -12,4 +12,5 @@
 mod docs;
 mod heart;
 mod lifecycle;
+mod services;
 mod twin;
