@@ -138,6 +138,19 @@ impl Chain {
         processes.iter().map(|(name, note)| (name.clone(), note["pid"].as_i64().unwrap() as i32)).collect()
     }
 
+    /// The variables that IoT Edge gives to a module.
+    pub(crate) async fn environment(&self, module: &str) -> BTreeMap<String, String> {
+        let url = self.control(&format!("/modules/{module}/environment"));
+        self.client.get(url).send().await.unwrap().json().await.unwrap()
+    }
+
+    /// Asks a module by HTTP; the status and the text. Nothing where it does not answer (yet).
+    pub(crate) async fn get(&self, module: &str, path: &str) -> Option<(u16, String)> {
+        let address = self.note()?["processes"][module]["address"].as_str()?.to_owned();
+        let answer = self.client.get(format!("http://{address}{path}")).send().await.ok()?;
+        Some((answer.status().as_u16(), answer.text().await.ok()?))
+    }
+
     fn control(&self, path: &str) -> String {
         format!("{}{path}", self.note().unwrap()["control"].as_str().unwrap())
     }
@@ -208,6 +221,15 @@ impl Chain {
         let last = printed.out.lines().last().unwrap_or_default();
         serde_json::from_str(last).unwrap_or_else(|error| panic!("{error}: {last:?}\n{}", printed.err))
     }
+}
+
+/// The processes that a process has started by any of its threads.
+pub(crate) fn children(pid: i32) -> Vec<i32> {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let children = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
+    children
+        .flat_map(|pids| pids.split_whitespace().map(|pid| pid.parse().unwrap()).collect::<Vec<_>>())
+        .collect()
 }
 
 /// Is there a process of this number (and not only what is left of it)?

@@ -18,13 +18,13 @@ async fn a_wrong_command_line_ends_with_2() {
 #[tokio::test]
 async fn a_port_in_use_is_named() {
     // Whoever holds it, it is held.
-    let _held = TcpListener::bind((Ipv4Addr::LOCALHOST, 1883));
+    let _held = TcpListener::bind((Ipv4Addr::LOCALHOST, 8883));
     let folder = tempfile::tempdir().unwrap();
     let run = folder.path().join("run");
     let printed =
         shunt(&["up", "--source", "/dev/null", "--for", "1s", "--folder", run.to_str().unwrap()]).await;
     assert_eq!(printed.code, Some(1), "{printed:?}");
-    assert!(printed.err.contains("port 1883, where bus listens"), "{printed:?}");
+    assert!(printed.err.contains("port 8883, where bus listens"), "{printed:?}");
 }
 
 #[tokio::test]

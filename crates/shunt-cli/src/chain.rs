@@ -9,7 +9,7 @@ use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
 /// What a running chain leaves in its folder, so that other commands find it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Chain {
     /// The process of `shunt up`.
     pub(crate) pid: u32,
@@ -17,7 +17,7 @@ pub(crate) struct Chain {
     pub(crate) device: String,
     /// The stand-in's control address: `http://127.0.0.1:port`.
     pub(crate) control: String,
-    /// The bus: `mqtt://127.0.0.1:port`.
+    /// The bus: `mqtts://localhost:port`, `redis://127.0.0.1:port`; empty where the manifest names none.
     pub(crate) bus: String,
     /// What runs.
     pub(crate) processes: BTreeMap<String, ProcessNote>,

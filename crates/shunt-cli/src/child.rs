@@ -139,12 +139,29 @@ impl Process {
     }
 }
 
-/// Memory of a process in RAM, in MiB; nothing where it is gone.
+/// Memory of a process and of those it has started, in RAM, in MiB; nothing where it is gone.
 pub(crate) fn resident_mb(pid: i32) -> Option<f64> {
+    let kib = resident_kib(pid)? + children(pid).into_iter().filter_map(resident_kib).sum::<f64>();
+    Some((kib / 102.4).round() / 10.0)
+}
+
+fn resident_kib(pid: i32) -> Option<f64> {
     let status = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some((kib / 102.4).round() / 10.0)
+    line.trim().strip_suffix("kB")?.trim().parse().ok()
+}
+
+/// The processes that a process has started by any of its threads.
+fn children(pid: i32) -> Vec<i32> {
+    let threads = std::fs::read_dir(Path::new("/proc").join(pid.to_string()).join("task"));
+    let children = threads
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
+    children
+        .flat_map(|pids| pids.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
+        .collect()
 }
 
 /// Finds a program in `PATH`, and where system programs are.

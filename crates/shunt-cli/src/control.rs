@@ -114,6 +114,12 @@ impl Control {
         Ok(serde_json::from_value(self.get(&path).await?)?)
     }
 
+    /// Makes an identity for a module, where there is none.
+    pub(crate) async fn add_module(&self, device: &str, module: &str) -> anyhow::Result<()> {
+        let path = format!("/devices/{}/modules/{}?{API}", encode(device), encode(module));
+        self.send(Method::PUT, &path, None).await.map(drop)
+    }
+
     /// The messages from this number on, waiting up to `wait` for the first; and the number to go on from.
     pub(crate) async fn messages(&self, from: u64, wait: Duration) -> anyhow::Result<(Vec<HubRecord>, u64)> {
         let answer = self.get(&format!("/messages?from={from}&wait={}", wait.as_secs())).await?;
@@ -196,7 +202,7 @@ fn twin_path(device: &str, module: &str) -> String {
 }
 
 /// A path segment, percent-encoded.
-fn encode(text: &str) -> String {
+pub(crate) fn encode(text: &str) -> String {
     text.bytes()
         .map(|byte| match byte {
             byte if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) => char::from(byte).to_string(),

@@ -12,10 +12,11 @@ use shunt_infer::ModelStore;
 use tokio::process::Command;
 
 use crate::{
+    bus::{self, BusArgs},
     chain::{self, Chain},
     child::find_program,
     control::Control,
-    output, tail,
+    output,
     up::ports,
 };
 
@@ -81,6 +82,14 @@ impl Doctor {
         .await?;
         program(
             &mut findings,
+            "redis-server",
+            "--version",
+            Verdict::Warn,
+            "apt-get install --no-install-recommends redis-server; only `shunt up --bus redis` and tests need it",
+        )
+        .await?;
+        program(
+            &mut findings,
             "python3",
             "--version",
             Verdict::Warn,
@@ -102,7 +111,7 @@ impl Doctor {
         folders(&mut findings, &folder)?;
         webcams(&mut findings)?;
         match Chain::read(&folder) {
-            Ok(chain) => running(&mut findings, &chain).await?,
+            Ok(chain) => running(&mut findings, &folder, &chain).await?,
             Err(_) => free_ports(&mut findings)?,
         }
         Ok(if findings.failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
@@ -130,13 +139,15 @@ async fn program(
 fn programs(findings: &mut Findings) -> anyhow::Result<()> {
     let ours = std::env::current_exe()?;
     let folder = ours.parent().unwrap_or(Path::new("."));
-    let missing: Vec<&str> =
-        ["camera", "emotion", "relay"].into_iter().filter(|name| !folder.join(name).is_file()).collect();
+    let missing: Vec<&str> = ["bus", "camera", "emotion", "relay"]
+        .into_iter()
+        .filter(|name| !folder.join(name).is_file())
+        .collect();
     if missing.is_empty() {
         return findings.line(
             Verdict::Ok,
             "modules",
-            &format!("camera, emotion, relay in {}", folder.display()),
+            &format!("bus, camera, emotion, relay in {}", folder.display()),
             "",
         );
     }
@@ -252,27 +263,25 @@ fn webcams(findings: &mut Findings) -> anyhow::Result<()> {
 
 fn free_ports(findings: &mut Findings) -> anyhow::Result<()> {
     for module in ["bus", "camera", "emotion", "relay"] {
-        let Some(port) = ports::usual(module) else { continue };
-        let free = ports::is_free(port);
-        let verdict = if free { Verdict::Ok } else { Verdict::Fail };
-        let found = format!("{port} for {module} is {}", if free { "free" } else { "in use" });
-        let mend = match module {
-            "bus" => "stop that program (systemctl disable --now mosquitto), or shunt up --fresh-ports",
-            _ => "stop that program, or shunt up --fresh-ports",
-        };
-        findings.line(verdict, "port", &found, mend)?;
+        let ports = [ports::usual(module), ports::for_clients(module)];
+        for port in ports.into_iter().flatten() {
+            let free = ports::is_free(port);
+            let verdict = if free { Verdict::Ok } else { Verdict::Fail };
+            let found = format!("{port} for {module} is {}", if free { "free" } else { "in use" });
+            findings.line(verdict, "port", &found, "stop that program, or shunt up --fresh-ports")?;
+        }
     }
     Ok(())
 }
 
-async fn running(findings: &mut Findings, chain: &Chain) -> anyhow::Result<()> {
+async fn running(findings: &mut Findings, folder: &Path, chain: &Chain) -> anyhow::Result<()> {
     findings.line(Verdict::Ok, "chain", &format!("runs, process {}", chain.pid), "")?;
-    match tail::open(&chain.bus).await {
-        Ok(bus) => {
-            bus.close(Duration::from_secs(1)).await;
-            findings.line(Verdict::Ok, "bus", &chain.bus, "")?;
+    match BusArgs::of_chain(folder).open().await {
+        Ok(client) => {
+            client.bus.close(Duration::from_secs(1)).await;
+            findings.line(Verdict::Ok, "bus", &bus::hide(&chain.bus), "")?;
         }
-        Err(error) => findings.line(Verdict::Fail, "bus", &error.to_string(), "see the log of bus")?,
+        Err(error) => findings.line(Verdict::Fail, "bus", &format!("{error:#}"), "see the log of bus")?,
     }
     let status = match Control::new(&chain.control) {
         Ok(control) => control.status().await,
@@ -281,7 +290,7 @@ async fn running(findings: &mut Findings, chain: &Chain) -> anyhow::Result<()> {
     match status {
         Ok(status) => {
             for module in status.modules.iter().filter(|module| !module.id.starts_with('$')) {
-                if !chain.processes.contains_key(&module.id) || module.id == "bus" {
+                if !chain.processes.contains_key(&module.id) {
                     continue;
                 }
                 let (verdict, word) = if module.connected {

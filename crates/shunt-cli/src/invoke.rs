@@ -1,4 +1,4 @@
-//! `shunt invoke`: a request straight to a module's HTTP port.
+//! `shunt invoke`: a request straight to a module's HTTP port, or to an application through the gateway.
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
@@ -7,6 +7,7 @@ use clap::Args;
 
 use crate::{
     chain::{self, Chain},
+    control::encode,
     output,
     up::ports,
 };
@@ -14,10 +15,13 @@ use crate::{
 /// Send a request to a module's own HTTP interface: `shunt invoke relay /metrics`.
 #[derive(Debug, Args)]
 pub(crate) struct Invoke {
-    /// The module.
+    /// The module; with --app the app id.
     module: String,
     /// The path: /healthz, /readyz, /metrics, /score.
     path: String,
+    /// Call an app id through the gateway, as an application does, in place of a module by its own port.
+    #[arg(long)]
+    app: bool,
     /// POST the content of this file (a picture, JSON).
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
@@ -37,14 +41,20 @@ const LIMIT: Duration = Duration::from_secs(30);
 impl Invoke {
     pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
         let chain = Chain::read(&self.folder.unwrap_or_else(chain::default_folder));
+        let asked = if self.app { "gateway" } else { &self.module };
         let address = match chain {
-            Ok(chain) => chain.processes.get(&self.module).and_then(|process| process.address.clone()),
+            Ok(chain) => chain.processes.get(asked).and_then(|process| process.address.clone()),
             // A module that somebody else started listens on its usual port.
-            Err(_) => ports::usual(&self.module).map(|port| format!("127.0.0.1:{port}")),
+            Err(_) => ports::usual(asked).map(|port| format!("127.0.0.1:{port}")),
         };
-        let address = address.with_context(|| format!("no module {:?} runs", self.module))?;
+        let address = address.with_context(|| format!("no module {asked:?} runs"))?;
         let client = reqwest::Client::builder().no_proxy().tcp_nodelay(true).timeout(LIMIT).build()?;
-        let url = format!("http://{address}/{}", self.path.trim_start_matches('/'));
+        let path = self.path.trim_start_matches('/');
+        let url = if self.app {
+            format!("http://{address}/v1.0/invoke/{}/method/{path}", encode(&self.module))
+        } else {
+            format!("http://{address}/{path}")
+        };
         let request = match (self.file, self.json) {
             (Some(file), _) => {
                 let bytes =

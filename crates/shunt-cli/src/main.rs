@@ -8,6 +8,7 @@
 //! a device, with the same environment.
 
 mod bench;
+mod bus;
 mod chain;
 mod child;
 mod control;
@@ -53,6 +54,8 @@ enum Command {
     Doctor(doctor::Doctor),
     #[command(hide = true)]
     Child(child::ChildArgs),
+    #[command(hide = true)]
+    BenchPeer(bench::PeerArgs),
 }
 
 /// Settings that cannot be used: exit code 78.
@@ -66,6 +69,10 @@ fn main() -> ExitCode {
     if let Command::Child(args) = cli.command {
         // Becomes another program: nothing of ours may be started before.
         return failed(&args.run());
+    }
+    if let Command::BenchPeer(args) = cli.command {
+        // Has a runtime of the kind that is measured.
+        return args.run().map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS);
     }
     match start(cli.command, started) {
         Ok(code) => code,
@@ -103,7 +110,7 @@ fn start(command: Command, started: Mono) -> anyhow::Result<ExitCode> {
             Command::Emotion(emotion) => return emotion.run().await,
             Command::Manifest(manifest) => return manifest.run(),
             Command::Doctor(doctor) => return doctor.run().await,
-            Command::Child(_) => {}
+            Command::Child(_) | Command::BenchPeer(_) => {}
         }
         Ok(ExitCode::SUCCESS)
     });

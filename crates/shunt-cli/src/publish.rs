@@ -1,6 +1,6 @@
 //! `shunt publish`: an event of one's own on the bus.
 
-use std::{io::Read, path::PathBuf, time::Duration};
+use std::{io::Read, time::Duration};
 
 use anyhow::Context;
 use clap::Args;
@@ -9,10 +9,7 @@ use shunt_bus::Delivery;
 use shunt_wire::{Envelope, Kind, Name, Stamps};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use crate::{
-    chain::{self, Chain},
-    output, tail,
-};
+use crate::{bus::BusArgs, output};
 
 /// Publish an event on the bus.
 #[derive(Debug, Args)]
@@ -26,12 +23,8 @@ pub(crate) struct Publish {
     /// Only wait until it is sent, not until the broker has it.
     #[arg(long)]
     fast: bool,
-    /// The folder of the chain.
-    #[arg(long, value_name = "DIR")]
-    folder: Option<PathBuf>,
-    /// The bus, where no chain of `shunt up` runs.
-    #[arg(long, value_name = "URL")]
-    url: Option<String>,
+    #[command(flatten)]
+    connection: BusArgs,
 }
 
 /// The most that is read from standard input.
@@ -49,11 +42,7 @@ impl Publish {
             self.data
         };
         let data: Value = serde_json::from_str(&text).context("the data is not JSON")?;
-        let url = match self.url {
-            Some(url) => url,
-            None => Chain::read(&self.folder.unwrap_or_else(chain::default_folder))?.bus,
-        };
-        let bus = tail::open(&url).await?;
+        let client = self.connection.open().await?;
         let now = shunt_bus::clock::now();
         let time = OffsetDateTime::now_utc().format(&Rfc3339)?;
         let id = format!("cli-{}-{}", std::process::id(), now.as_nanos());
@@ -62,10 +51,10 @@ impl Publish {
             .with_json(&data)?;
         let topic = event.topic();
         let delivery = if self.fast { Delivery::Fast } else { Delivery::Assured };
-        tokio::time::timeout(Duration::from_secs(10), bus.publish(event, delivery))
+        tokio::time::timeout(Duration::from_secs(10), client.bus.publish(event, delivery))
             .await
             .context("the broker has not taken it within 10 s")??;
-        bus.close(Duration::from_secs(2)).await;
+        client.bus.close(Duration::from_secs(2)).await;
         output::line(format_args!("{topic}  {id}"))
     }
 }

@@ -1,17 +1,15 @@
 //! `shunt tail`: what reaches the hub, or what travels on the bus, as it comes.
 
-use std::{
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
-use shunt_bus::{Bus, BusOptions, Delivery, Received};
-use shunt_wire::{Kind, Name, Stamps, TopicFilter};
+use shunt_bus::{Delivery, Received};
+use shunt_wire::{Kind, Stamps, TopicFilter};
 
 use crate::{
-    chain::{self, Chain},
+    bus::BusArgs,
+    chain::Chain,
     control::{Control, HubRecord},
     output, up,
 };
@@ -37,15 +35,11 @@ pub(crate) struct Tail {
     /// End after this time.
     #[arg(long, value_name = "TIME", value_parser = up::parse_time)]
     r#for: Option<Duration>,
-    /// The folder of the chain.
-    #[arg(long, value_name = "DIR")]
-    folder: Option<PathBuf>,
     /// The stand-in's control address, where no chain of `shunt up` runs.
     #[arg(long, value_name = "URL", conflicts_with = "bus")]
     control: Option<String>,
-    /// The bus, where no chain of `shunt up` runs.
-    #[arg(long, value_name = "URL", requires = "bus")]
-    url: Option<String>,
+    #[command(flatten)]
+    connection: BusArgs,
 }
 
 // === impl Tail ===
@@ -69,7 +63,7 @@ impl Tail {
     }
 
     fn chain(&self) -> anyhow::Result<Chain> {
-        Chain::read(&self.folder.clone().unwrap_or_else(chain::default_folder))
+        Chain::read(&self.connection.folder())
     }
 
     async fn follow_hub(&self) -> anyhow::Result<()> {
@@ -98,13 +92,9 @@ impl Tail {
     }
 
     async fn follow_bus(&self) -> anyhow::Result<()> {
-        let url = match &self.url {
-            Some(url) => url.clone(),
-            None => self.chain()?.bus,
-        };
-        let bus = open(&url).await?;
+        let client = self.connection.open().await?;
         let filter = self.kind.as_ref().map_or_else(TopicFilter::everything, TopicFilter::kind);
-        let mut events = bus.subscribe(&filter, Delivery::Fast).await?;
+        let mut events = client.bus.subscribe(&filter, Delivery::Fast).await?;
         let mut left = self.count.unwrap_or(u64::MAX);
         while left > 0 {
             let event = events.next().await.context("the bus was closed")?;
@@ -113,23 +103,6 @@ impl Tail {
         }
         Ok(())
     }
-}
-
-/// A connection to the bus under a name of its own; fails where the broker is not there.
-pub(crate) async fn open(url: &str) -> anyhow::Result<Bus> {
-    const LIMIT: Duration = Duration::from_secs(5);
-    let bus = Bus::open(BusOptions {
-        queue: 1024,
-        ..BusOptions::new(url, format!("shunt-cli-{}", std::process::id()).parse::<Name>()?)
-    })?;
-    let begin = Instant::now();
-    let mut state = bus.state();
-    let connected = state.wait_for(|state| *state == shunt_bus::BusState::Connected);
-    match tokio::time::timeout(LIMIT, connected).await {
-        Ok(Ok(_)) => {}
-        _ => anyhow::bail!("no broker at {url} after {:.0} s", begin.elapsed().as_secs_f64()),
-    }
-    Ok(bus)
 }
 
 fn as_json(message: &HubRecord) -> anyhow::Result<String> {

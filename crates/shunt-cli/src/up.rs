@@ -1,7 +1,6 @@
 //! `shunt up`: the whole chain on this machine.
 
 pub(crate) mod board;
-mod broker;
 pub(crate) mod deployment;
 pub(crate) mod ledger;
 pub(crate) mod lines;
@@ -27,9 +26,15 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    board::State, deployment::Selection, ports::Ports, running::Options, running::Running, running::Setting,
+    board::{Board, State},
+    deployment::{Broker, Selection},
+    ports::Ports,
+    running::{Options, Running, Setting},
 };
-use crate::{chain, output};
+use crate::{
+    chain::{self, Chain},
+    output,
+};
 
 /// Start the bus, the stand-in for IoT Edge and IoT Hub, and the modules of the manifest; show what they do.
 #[derive(Debug, Args)]
@@ -55,6 +60,9 @@ pub(crate) struct Up {
     /// Set desired properties of modules before they start: camera.fps=5.
     #[arg(long, value_name = "MODULE.FIELD=VALUE", value_parser = parse_setting)]
     set: Vec<Setting>,
+    /// What serves as the bus [default: what the manifest names].
+    #[arg(long, value_name = "BROKER")]
+    bus: Option<Broker>,
     /// Listen on whatever ports are free, in a folder of its own: several chains can run side by side.
     #[arg(long)]
     fresh_ports: bool,
@@ -83,7 +91,12 @@ impl Up {
         let folder = options.folder.clone();
         let running = tokio::select! {
             running = Running::start(options, started) => running?,
-            () = stop.cancelled() => return Ok(ExitCode::SUCCESS),
+            () = stop.cancelled() => {
+                if self.json {
+                    output::line(Board::new(started, Chain::default(), folder).read(State::report))?;
+                }
+                return Ok(ExitCode::SUCCESS);
+            }
         };
         let board = running.board.clone();
         let in_terminal = !self.json && std::io::stdout().is_terminal();
@@ -140,6 +153,7 @@ impl Up {
             selection: Selection {
                 only: self.only.iter().cloned().collect(),
                 with: self.with.iter().cloned().collect(),
+                broker: self.bus,
             },
             manifest,
             source,

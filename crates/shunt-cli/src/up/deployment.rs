@@ -6,15 +6,38 @@ use std::{
 };
 
 use anyhow::Context;
+use clap::ValueEnum;
 use serde_json::{Map, Value, json};
+
+use crate::child;
 
 /// What runs for a module.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Runs {
-    /// Mosquitto: the module's image is our `bus`.
-    Broker,
     /// This program of ours.
     Binary(PathBuf),
+    /// Our bus: this program.
+    Bus(PathBuf),
+    /// A Redis server: this program.
+    Redis(PathBuf),
+}
+
+/// What serves as the bus.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Broker {
+    /// Our module `bus`: Mosquitto, with TLS and clients that prove who they are.
+    Mqtt,
+    /// A Redis server that asks nobody who they are, for this machine only.
+    Redis,
+}
+
+/// A module of the manifest whose program is not built.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NotBuilt {
+    /// Its id on the device.
+    pub(crate) name: String,
+    /// The file that is not there.
+    pub(crate) program: PathBuf,
 }
 
 /// A module that shall run.
@@ -31,67 +54,129 @@ pub(crate) struct Wanted {
 /// Which of the manifest's modules shall run, and more than those.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Selection {
-    /// Only these; all where it is empty. The bus always runs.
+    /// Only these; all where it is empty. A broker always runs.
     pub(crate) only: BTreeSet<String>,
     /// These too, though the manifest does not name them.
     pub(crate) with: BTreeSet<String>,
+    /// What serves as the bus; nothing: what the manifest names.
+    pub(crate) broker: Option<Broker>,
 }
 
-/// The modules that a desired section of `$edgeAgent` wants to run.
+/// The modules that a desired section of `$edgeAgent` wants to run, brokers first, and those that are not built.
 ///
-/// A module whose program is not built is told of by name; the others run all the same.
+/// A broker that is not there is an error: nothing works without the bus.
 pub(crate) fn wanted(
     agent: &Value,
     selection: &Selection,
     programs: &Path,
-) -> anyhow::Result<(Vec<Wanted>, Vec<String>)> {
+) -> anyhow::Result<(Vec<Wanted>, Vec<NotBuilt>)> {
     let modules = agent.get("modules").and_then(Value::as_object).context("the manifest names no modules")?;
-    let (mut all, mut missing) = (Vec::new(), Vec::new());
-    for (name, module) in modules {
-        let stopped = module.get("status").and_then(Value::as_str) == Some("stopped");
-        let image = module.pointer("/settings/image").and_then(Value::as_str).unwrap_or(name);
-        let program = program_of(image);
-        let selected = selection.only.is_empty() || selection.only.contains(name) || program == "bus";
-        if stopped || !selected {
-            continue;
-        }
-        match runs(program, programs) {
-            Some(runs) => {
-                all.push(Wanted { name: name.clone(), runs, environment: environment(module) });
-            }
-            None => missing.push(not_built(name, program, programs)),
-        }
-    }
-    for name in &selection.with {
-        if all.iter().any(|wanted| wanted.name == *name) {
-            continue;
-        }
-        match runs(name, programs) {
-            Some(runs) => all.push(Wanted { name: name.clone(), runs, environment: BTreeMap::new() }),
-            None => missing.push(not_built(name, name, programs)),
-        }
-    }
-    if !all.iter().any(|wanted| wanted.runs == Runs::Broker) {
-        all.insert(0, Wanted { name: "bus".to_owned(), runs: Runs::Broker, environment: BTreeMap::new() });
-    }
     for name in &selection.only {
         let known = modules.contains_key(name) || selection.with.contains(name);
         let names = || modules.keys().cloned().collect::<Vec<_>>().join(", ");
         anyhow::ensure!(known, "--only names {name:?}, but the manifest has: {}", names());
     }
-    Ok((all, missing))
-}
-
-fn not_built(name: &str, program: &str, programs: &Path) -> String {
-    format!("{name} cannot run: there is no program {}", programs.join(program).display())
-}
-
-fn runs(program: &str, programs: &Path) -> Option<Runs> {
-    if program == "bus" {
-        return Some(Runs::Broker);
+    let (mut brokers, mut others, mut missing) = (Vec::new(), Vec::new(), Vec::new());
+    let mut add = |name: &str, program: &str, environment| {
+        let broker = Broker::of(program);
+        if broker.is_some() && selection.broker.is_some_and(|chosen| broker != Some(chosen)) {
+            return anyhow::Ok(());
+        }
+        let wanted = |runs| Wanted { name: name.to_owned(), runs, environment };
+        match broker {
+            Some(broker) => brokers.push(wanted(broker.program(programs)?)),
+            None => {
+                let file = programs.join(program);
+                if !program.contains('/') && file.is_file() {
+                    others.push(wanted(Runs::Binary(file)));
+                } else {
+                    missing.push(NotBuilt { name: name.to_owned(), program: file });
+                }
+            }
+        }
+        Ok(())
+    };
+    for (name, module) in modules {
+        let stopped = module.get("status").and_then(Value::as_str) == Some("stopped");
+        let image = module.pointer("/settings/image").and_then(Value::as_str).unwrap_or(name);
+        let program = program_of(image);
+        let selected = selection.only.is_empty()
+            || selection.only.contains(name)
+            || selection.with.contains(name)
+            || Broker::of(program).is_some();
+        if selected && !stopped {
+            add(name, program, environment(module))?;
+        }
     }
-    let file = programs.join(program);
-    (!program.contains('/') && file.is_file()).then_some(Runs::Binary(file))
+    for name in selection.with.iter().filter(|name| !modules.contains_key(*name)) {
+        add(name, name, BTreeMap::new())?;
+    }
+    // Without a broker and without the address of one, the modules are given ours.
+    let named = modules.values().any(|module| environment(module).contains_key("SHUNT_BUS_URL"));
+    let added = selection.broker.or_else(|| (!named).then_some(Broker::Mqtt));
+    if let Some(broker) = added.filter(|_| brokers.is_empty()) {
+        let runs = broker.program(programs)?;
+        brokers.push(Wanted { name: broker.module().to_owned(), runs, environment: BTreeMap::new() });
+    }
+    brokers.append(&mut others);
+    Ok((brokers, missing))
+}
+
+// === impl Wanted ===
+
+impl Wanted {
+    /// By which name it is looked up where ports are told.
+    pub(crate) fn place(&self) -> &str {
+        match self.runs {
+            Runs::Binary(_) => &self.name,
+            Runs::Bus(_) => "bus",
+            Runs::Redis(_) => "redis",
+        }
+    }
+
+    /// Is it a broker?
+    pub(crate) fn is_broker(&self) -> bool {
+        !matches!(self.runs, Runs::Binary(_))
+    }
+}
+
+// === impl Broker ===
+
+impl Broker {
+    /// The broker that this program is.
+    fn of(program: &str) -> Option<Self> {
+        match program {
+            "bus" => Some(Self::Mqtt),
+            "redis" => Some(Self::Redis),
+            _ => None,
+        }
+    }
+
+    /// The module's name where the manifest gives it none.
+    fn module(self) -> &'static str {
+        match self {
+            Self::Mqtt => "bus",
+            Self::Redis => "redis",
+        }
+    }
+
+    /// What to run for it.
+    fn program(self, programs: &Path) -> anyhow::Result<Runs> {
+        match self {
+            Self::Mqtt => {
+                let file = programs.join("bus");
+                anyhow::ensure!(
+                    file.is_file(),
+                    "the bus is not built, there is no program {}: cargo build -p bus, or scripts/demo",
+                    file.display()
+                );
+                Ok(Runs::Bus(file))
+            }
+            Self::Redis => child::find_program("redis-server").map(Runs::Redis).context(
+                "redis-server is not installed: apt-get install --no-install-recommends redis-server",
+            ),
+        }
+    }
 }
 
 /// The program in an image: the last part of its name, without tag or digest. A placeholder of a template
@@ -140,6 +225,35 @@ pub(crate) fn set_desired(manifest: &mut Value, module: &str, property: &str, va
     })
 }
 
+/// Replaces those of these desired properties that a manifest sets for a module: the twin is above the environment,
+/// where the others are set. Of a map the entries are replaced.
+pub(crate) fn replace_desired(manifest: &mut Value, module: &str, values: &Map<String, Value>) {
+    let section = manifest
+        .pointer_mut(&format!("/modulesContent/{module}/properties.desired"))
+        .and_then(Value::as_object_mut);
+    for (field, set) in section.into_iter().flatten() {
+        if let Some(value) = values.get(field) {
+            *set = laid_over(set.take(), value);
+        }
+    }
+}
+
+/// The value, or of two maps the entries of both, those of the upper one where both have one.
+pub(crate) fn laid_over(lower: Value, upper: &Value) -> Value {
+    match (lower, upper) {
+        (Value::Object(mut lower), Value::Object(upper)) => {
+            lower.extend(upper.clone());
+            Value::Object(lower)
+        }
+        (_, upper) => upper.clone(),
+    }
+}
+
+/// The bus that the modules' variables name.
+pub(crate) fn bus_address(wanted: &[Wanted]) -> Option<String> {
+    wanted.iter().find_map(|module| module.environment.get("SHUNT_BUS_URL").cloned())
+}
+
 /// Gives a module a section of desired properties, where the manifest has none.
 pub(crate) fn add_section(manifest: &mut Value, module: &str) {
     let content = manifest.pointer_mut("/modulesContent").and_then(Value::as_object_mut);
@@ -169,6 +283,19 @@ pub(crate) fn add_module(manifest: &mut Value, name: &str) {
 mod tests {
     use super::*;
 
+    /// A folder with these programs.
+    fn built(names: &[&str]) -> tempfile::TempDir {
+        let programs = tempfile::tempdir().unwrap();
+        for name in names {
+            std::fs::write(programs.path().join(name), "").unwrap();
+        }
+        programs
+    }
+
+    fn names(all: &[Wanted]) -> Vec<&str> {
+        all.iter().map(|wanted| wanted.name.as_str()).collect()
+    }
+
     fn agent() -> Value {
         json!({"modules": {
             "bus": {"settings": {"image": "registry:5000/shunt/bus:0.1.0-amd64"}},
@@ -183,18 +310,43 @@ mod tests {
 
     #[test]
     fn the_manifest_decides_what_runs() {
-        let programs = tempfile::tempdir().unwrap();
-        std::fs::write(programs.path().join("camera"), "").unwrap();
+        let programs = built(&["bus", "camera"]);
         let (all, missing) = wanted(&agent(), &Selection::default(), programs.path()).unwrap();
-        let names: Vec<&str> = all.iter().map(|wanted| wanted.name.as_str()).collect();
-        assert_eq!(names, ["bus", "camera"]);
+        assert_eq!(names(&all), ["bus", "camera"]);
         assert_eq!(all[1].environment["SHUNT_CAMERA_FPS"], "5");
-        assert!(missing[0].starts_with("other cannot run: there is no program"), "{missing:?}");
+        assert_eq!(missing, [NotBuilt { name: "other".to_owned(), program: programs.path().join("other") }]);
+        let with = Selection { with: ["relay".to_owned()].into(), ..Selection::default() };
+        let (_, missing) = wanted(&agent(), &with, programs.path()).unwrap();
+        assert_eq!(missing[1].name, "relay");
+    }
+
+    #[test]
+    fn a_bus_is_added_where_the_manifest_names_none_and_no_address() {
+        let programs = built(&["bus", "camera"]);
+        let run = |agent: &Value, selection: &Selection| {
+            let (all, _) = wanted(agent, selection, programs.path()).unwrap();
+            names(&all).into_iter().map(str::to_owned).collect::<Vec<_>>()
+        };
+        let mut agent = agent();
+        agent["modules"].as_object_mut().unwrap().remove("bus");
+        assert_eq!(run(&agent, &Selection::default()), ["bus", "camera"]);
+        agent["modules"]["camera"]["env"]["SHUNT_BUS_URL"] = json!({"value": "mqtts://broker.example"});
+        assert_eq!(run(&agent, &Selection::default()), ["camera"]);
+        // The command line is above the manifest.
+        let mqtt = Selection { broker: Some(Broker::Mqtt), ..Selection::default() };
+        assert_eq!(run(&agent, &mqtt), ["bus", "camera"]);
+    }
+
+    #[test]
+    fn a_bus_that_is_not_built_is_an_error_that_says_how() {
+        let programs = built(&["camera"]);
+        let error = wanted(&agent(), &Selection::default(), programs.path()).unwrap_err().to_string();
+        assert!(error.contains("cargo build -p bus"), "{error}");
     }
 
     #[test]
     fn a_wrong_selection_names_what_there_is() {
-        let programs = tempfile::tempdir().unwrap();
+        let programs = built(&["bus"]);
         let selection = Selection { only: ["kamera".to_owned()].into(), ..Selection::default() };
         let error = wanted(&agent(), &selection, programs.path()).unwrap_err().to_string();
         assert_eq!(error, r#"--only names "kamera", but the manifest has: bus, camera, old, other"#);

@@ -1,6 +1,9 @@
 //! The output of the processes: into a file each, and what a person must see onto the board.
 
-use std::path::PathBuf;
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use serde_json::Value;
 use tokio::{
@@ -12,6 +15,10 @@ use super::board::Board;
 
 /// The largest log file; when it is full it is put aside as `<name>.log.1`, over the one before.
 const MAX_BYTES: u64 = 8 * 1024 * 1024;
+/// Everything starts at once, so what a process misses in its first moments is no news; its log has it.
+const STARTING: Duration = Duration::from_secs(2);
+/// How a module begins to tell that it finds no bus.
+const BUS_IS_AWAY: &str = "The bus is not there";
 /// The longest line that is kept whole.
 const MAX_LINE: usize = 16 * 1024;
 
@@ -47,6 +54,7 @@ pub(crate) async fn follow(output: impl AsyncRead + Unpin, name: String, folder:
     let mut log = LogFile::open(folder.join(format!("{name}.log"))).await.ok();
     let mut lines = BufReader::new(output);
     let mut line = Vec::new();
+    let begin = Instant::now();
     loop {
         line.clear();
         // A line without end is cut: what a program prints is not trusted to be lines.
@@ -60,7 +68,9 @@ pub(crate) async fn follow(output: impl AsyncRead + Unpin, name: String, folder:
             board.say(format!("the log of {name} ends here: {error}"));
             log = None;
         }
-        if let Some(news) = worth_telling(&String::from_utf8_lossy(&line)) {
+        let news = worth_telling(&String::from_utf8_lossy(&line));
+        let is_early = |news: &String| begin.elapsed() < STARTING && news.starts_with(BUS_IS_AWAY);
+        if let Some(news) = news.filter(|news| !is_early(news)) {
             board.say(format!("{name}: {news}"));
         }
     }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::Context;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use shunt_wire::Mono;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
@@ -19,13 +19,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     board::Board,
-    broker,
-    deployment::{self, Runs, Selection, Wanted},
+    deployment::{self, NotBuilt, Runs, Selection, Wanted},
     metrics,
     ports::Ports,
     supervisor::{self, Kept, Recipe, Surroundings},
 };
 use crate::{
+    bus,
     chain::{self, Chain},
     child::{Process, Program},
     control::Control,
@@ -85,7 +85,6 @@ pub(crate) struct Running {
     pub(crate) broken: CancellationToken,
     control: Control,
     modules: Arc<Mutex<Modules>>,
-    bus: Kept,
     sim: Sim,
     watchers: CancellationToken,
     hub: JoinHandle<u64>,
@@ -99,16 +98,21 @@ pub(crate) struct Running {
 struct Modules {
     running: Vec<(Wanted, Kept)>,
     control: Control,
+    device: String,
     surroundings: Surroundings,
     selection: Selection,
     places: Places,
     ports: Ports,
-    bus_url: String,
+    /// The ports on which our bus and a Redis server take clients: the same over all their lives.
+    bus_port: u16,
+    redis_port: u16,
+    /// Where the bus is; nothing: where the manifest says.
+    bus_url: Option<String>,
     source: Option<String>,
     /// The camera is shown still pictures: they move a little, so that a face does too.
     still: bool,
-    /// Modules that cannot run, told of once.
-    told: Vec<String>,
+    /// Modules that are not built, told of once.
+    told: Vec<NotBuilt>,
 }
 
 /// Folders of the chain.
@@ -126,7 +130,7 @@ struct Places {
 
 /// The stand-in's process.
 #[derive(Debug)]
-struct Sim {
+pub(crate) struct Sim {
     process: Arc<Mutex<Process>>,
     /// Its sockets, where the chain's folder has too long a name for them.
     _folder: Option<tempfile::TempDir>,
@@ -140,8 +144,8 @@ impl Running {
         let folder = prepare(&options.folder)?;
         let logs = folder.join("logs");
         let places = Places::new(&folder)?;
-        let port = options.ports.pick("bus")?;
-        let bus_url = format!("mqtt://127.0.0.1:{port}");
+        let bus_port = options.ports.pick_for_clients("bus")?;
+        let redis_port = options.ports.pick_for_clients("redis")?;
 
         for name in &options.selection.with {
             deployment::add_module(&mut options.manifest, name);
@@ -156,21 +160,27 @@ impl Running {
             deployment::add_section(&mut options.manifest, module);
             deployment::set_desired(&mut options.manifest, module, field, value.clone());
         }
+        deployment::replace_desired(&mut options.manifest, "bus", &bus_settings(bus_port));
         let agent = deployment::agent_section(&options.manifest)
             .context("the manifest has no section modulesContent/$edgeAgent/properties.desired")?;
         let (wanted, missing) = deployment::wanted(agent, &options.selection, &places.programs)?;
         anyhow::ensure!(
-            wanted.len() > 1 || missing.is_empty(),
-            "no module of the manifest is built: {}",
-            missing.join("; ")
+            missing.is_empty() || wanted.iter().any(|module| !module.is_broker()),
+            "no module of the manifest is built beside this program, in {}",
+            places.programs.display()
         );
-        options.ports.check(wanted.iter().map(|module| module.name.as_str()))?;
+        options.ports.check(wanted.iter().map(Wanted::place))?;
+        let bus_url = wanted.iter().find_map(|module| match module.runs {
+            Runs::Bus(_) => Some(format!("mqtts://localhost:{bus_port}")),
+            Runs::Redis(_) => Some(format!("redis://127.0.0.1:{redis_port}")),
+            Runs::Binary(_) => None,
+        });
 
         let chain = Chain {
             pid: std::process::id(),
             device: String::new(),
             control: String::new(),
-            bus: bus_url.clone(),
+            bus: bus_url.clone().or_else(|| deployment::bus_address(&wanted)).unwrap_or_default(),
             processes: BTreeMap::new(),
         };
         let (sim, addresses) = Sim::start(&folder).await?;
@@ -180,20 +190,18 @@ impl Running {
         let broken = CancellationToken::new();
         sim.watch(&surroundings, broken.clone()).await;
 
-        let program = broker::program(&folder, port)?;
-        let recipe: Recipe = Box::new(move || Ok((program.clone(), None)));
-        let bus = Kept::start("bus".to_owned(), recipe, surroundings.clone());
-        broker::ready(port).await?;
-
         let control = Control::new(&addresses.control)?;
         control.deploy(&addresses.device, &options.manifest).await.context("the manifest was refused")?;
         let mut modules = Modules {
             running: Vec::new(),
             control: control.clone(),
+            device: addresses.device.clone(),
             surroundings,
             selection: options.selection,
             places: places.clone(),
             ports: options.ports,
+            bus_port,
+            redis_port,
             bus_url,
             still: options.source.as_deref().is_some_and(|source| Path::new(source).is_dir()),
             source,
@@ -213,7 +221,7 @@ impl Running {
                 watchers.clone(),
             )),
         ];
-        Ok(Self { board, broken, control, modules, bus, sim, watchers, hub, looks, folder, places })
+        Ok(Self { board, broken, control, modules, sim, watchers, hub, looks, folder, places })
     }
 
     /// Stops everything: those who make events first, the relay when its queue is empty, the broker last.
@@ -226,12 +234,13 @@ impl Running {
         let mut modules = self.modules.lock().await;
         let mut running = std::mem::take(&mut modules.running);
         // Upstream first, so that what is under way comes through.
-        let rank = |name: &str| match name {
+        let rank = |wanted: &Wanted| match wanted.name.as_str() {
+            _ if wanted.is_broker() => 3,
             "camera" => 0,
             "relay" => 2,
             _ => 1,
         };
-        running.sort_by_key(|(wanted, _)| rank(&wanted.name));
+        running.sort_by_key(|(wanted, _)| rank(wanted));
         for (wanted, kept) in running {
             match wanted.name.as_str() {
                 "emotion" => settle(&self.board, client.as_ref()).await,
@@ -252,7 +261,6 @@ impl Running {
             next = after;
         }
         self.sim.stop().await;
-        self.bus.stop().await;
         Chain::remove(&self.folder);
         drop(std::fs::remove_dir_all(&self.places.frames));
     }
@@ -262,14 +270,18 @@ impl Running {
 
 impl Modules {
     /// Starts what is wanted and does not run, stops what runs and is not wanted (any more in this form).
-    async fn reconcile(&mut self, wanted: Vec<Wanted>, missing: Vec<String>) -> anyhow::Result<()> {
-        for problem in missing {
-            if !self.told.contains(&problem) {
-                self.surroundings.board.say(problem.clone());
-                self.told.push(problem);
-            }
-        }
+    async fn reconcile(&mut self, wanted: Vec<Wanted>, missing: Vec<NotBuilt>) -> anyhow::Result<()> {
         let board = self.surroundings.board.clone();
+        let news: Vec<NotBuilt> =
+            missing.into_iter().filter(|missing| !self.told.contains(missing)).collect();
+        if !news.is_empty() {
+            let names: Vec<&str> = news.iter().map(|missing| missing.name.as_str()).collect();
+            board.say(format!(
+                "not built beside this program, so not started: {} (scripts/demo --with NAME builds one)",
+                names.join(", ")
+            ));
+            self.told.extend(news);
+        }
         let mut kept = Vec::new();
         for (module, process) in std::mem::take(&mut self.running) {
             if wanted.contains(&module) {
@@ -287,8 +299,7 @@ impl Modules {
         }
         self.running = kept;
         for module in wanted {
-            let runs = self.running.iter().any(|(other, _)| *other == module);
-            if runs || module.runs == Runs::Broker {
+            if self.running.iter().any(|(other, _)| *other == module) {
                 continue;
             }
             let recipe = self.recipe(&module).await?;
@@ -298,45 +309,126 @@ impl Modules {
         Ok(())
     }
 
-    /// How to start a module: the environment that IoT Edge gives, and what differs off a container.
+    /// How to start a module.
     async fn recipe(&self, module: &Wanted) -> anyhow::Result<Recipe> {
-        let Runs::Binary(file) = module.runs.clone() else {
-            anyhow::bail!("{} is the bus", module.name);
+        let file = match &module.runs {
+            Runs::Redis(file) => return self.redis(file),
+            Runs::Binary(file) | Runs::Bus(file) => file.clone(),
         };
-        let mut environment = self.control.environment(&module.name).await?;
-        environment.extend(module.environment.clone());
-        // The user's own settings: SHUNT_LOG, SHUNT_CAMERA_SOURCE, ...
-        environment.extend(std::env::vars().filter(|(name, _)| {
-            name.starts_with("SHUNT_")
-                || ["PATH", "HOME", "LANG", "TZ", "RUST_BACKTRACE"].contains(&name.as_str())
-        }));
-        let data = self.places.data.join(&module.name);
-        std::fs::create_dir_all(&data).with_context(|| format!("cannot make {}", data.display()))?;
-        let ours = [
-            ("SHUNT_BUS_URL", self.bus_url.clone()),
-            ("SHUNT_DATA_DIR", data.display().to_string()),
-            ("SHUNT_FRAMES_DIR", self.places.frames.display().to_string()),
-            ("SHUNT_MODELS_DIR", self.places.models.display().to_string()),
-            ("SHUNT_LOG_FORMAT", "json".to_owned()),
-        ];
-        environment.extend(ours.map(|(name, value)| (name.to_owned(), value)));
-        if module.name == "camera" {
-            if let Some(source) = &self.source {
-                environment.insert("SHUNT_CAMERA_SOURCE".to_owned(), source.clone());
-            }
-            if self.still {
-                for (name, value) in [("SHUNT_CAMERA_MOTION", "pan-zoom"), ("SHUNT_CAMERA_HOLD_S", "4")] {
-                    environment.entry(name.to_owned()).or_insert_with(|| value.to_owned());
-                }
-            }
-        }
-        let (name, ports) = (module.name.clone(), self.ports);
+        let environment = self.environment(module).await?;
+        let (name, ports) = (module.place().to_owned(), self.ports);
         Ok(Box::new(move || {
             let address = format!("127.0.0.1:{}", ports.pick(&name)?);
             let mut environment: Vec<(String, String)> = environment.clone().into_iter().collect();
             environment.push(("SHUNT_HTTP_LISTEN".to_owned(), address.clone()));
             Ok((Program { file: file.clone(), arguments: Vec::new(), environment }, Some(address)))
         }))
+    }
+
+    /// A Redis server for this machine only, which keeps nothing: it lives as long as its chain.
+    fn redis(&self, file: &Path) -> anyhow::Result<Recipe> {
+        let data = self.data_of("redis")?;
+        let port = self.redis_port.to_string();
+        let folder = data.display().to_string();
+        let arguments = [
+            ("--bind", "127.0.0.1"),
+            ("--port", port.as_str()),
+            ("--dir", folder.as_str()),
+            ("--save", ""),
+            ("--appendonly", "no"),
+            // When it is full it refuses what is assured, and the publishers keep it.
+            ("--maxmemory", "256mb"),
+            ("--maxmemory-policy", "noeviction"),
+            ("--maxclients", "256"),
+        ];
+        let arguments = arguments.into_iter().flat_map(|(name, value)| [name.to_owned(), value.to_owned()]);
+        let program =
+            Program { file: file.to_owned(), arguments: arguments.collect(), environment: Vec::new() };
+        Ok(Box::new(move || Ok((program.clone(), None))))
+    }
+
+    /// The environment that IoT Edge gives a module, and what differs off a container.
+    async fn environment(&self, module: &Wanted) -> anyhow::Result<BTreeMap<String, String>> {
+        // Not every module stands in the manifest: our bus may be added.
+        self.control.add_module(&self.device, &module.name).await?;
+        let mut environment = self.control.environment(&module.name).await?;
+        environment.extend(module.environment.clone());
+        let shares =
+            environment.contains_key("SHUNT_FRAMES_DIR") || self.selection.with.contains(&module.name);
+        // The user's own settings: SHUNT_LOG, SHUNT_CAMERA_SOURCE, ...
+        environment.extend(std::env::vars().filter(|(name, _)| {
+            name.starts_with("SHUNT_")
+                || ["PATH", "HOME", "LANG", "TZ", "RUST_BACKTRACE"].contains(&name.as_str())
+        }));
+        let mut ours = vec![
+            ("SHUNT_DATA_DIR", self.data_of(&module.name)?.display().to_string()),
+            ("SHUNT_MODELS_DIR", self.places.models.display().to_string()),
+            ("SHUNT_LOG_FORMAT", "json".to_owned()),
+            // Modules find each other by what presence tells.
+            ("SHUNT_ADVERTISE_HOST", "127.0.0.1".to_owned()),
+        ];
+        if shares {
+            // Who shares memory on the device shares it here.
+            ours.push(("SHUNT_FRAMES_DIR", self.places.frames.display().to_string()));
+        }
+        if let Some(url) = &self.bus_url {
+            ours.push(("SHUNT_BUS_URL", url.clone()));
+            // What proves a module to another broker is of no use to ours.
+            environment.retain(|name, _| {
+                !["SHUNT_BUS_CA", "SHUNT_BUS_CERT", "SHUNT_BUS_KEY"].contains(&name.as_str())
+            });
+        }
+        environment.extend(ours.into_iter().map(|(name, value)| (name.to_owned(), value)));
+        if module.name == "camera" {
+            self.show(&mut environment);
+        }
+        if matches!(module.runs, Runs::Bus(_)) {
+            set_up_bus(&mut environment, self.bus_port);
+        }
+        Ok(environment)
+    }
+
+    /// What the camera is shown.
+    fn show(&self, environment: &mut BTreeMap<String, String>) {
+        if let Some(source) = &self.source {
+            environment.insert("SHUNT_CAMERA_SOURCE".to_owned(), source.clone());
+        }
+        if self.still {
+            for (name, value) in [("SHUNT_CAMERA_MOTION", "pan-zoom"), ("SHUNT_CAMERA_HOLD_S", "4")] {
+                environment.entry(name.to_owned()).or_insert_with(|| value.to_owned());
+            }
+        }
+    }
+
+    /// The folder for what a module keeps.
+    fn data_of(&self, module: &str) -> anyhow::Result<PathBuf> {
+        let data = self.places.data.join(module);
+        std::fs::create_dir_all(&data).with_context(|| format!("cannot make {}", data.display()))?;
+        Ok(data)
+    }
+}
+
+/// The settings of our bus that differ off a container: it takes clients of this machine only, and this command may
+/// publish what a person wants to.
+fn bus_settings(port: u16) -> Map<String, Value> {
+    let grant = json!({"publish": ["#"], "subscribe": ["#"]});
+    let command: Map<String, Value> =
+        bus::IDENTITIES.iter().map(|name| ((*name).to_owned(), grant.clone())).collect();
+    let settings =
+        [("address", json!("127.0.0.1")), ("tls_port", json!(port)), ("modules", Value::Object(command))];
+    settings.into_iter().map(|(field, value)| (field.to_owned(), value)).collect()
+}
+
+/// Lays the settings of our bus over its environment.
+fn set_up_bus(environment: &mut BTreeMap<String, String>, port: u16) {
+    for (field, mut value) in bus_settings(port) {
+        let variable = format!("SHUNT_BUS_{}", field.to_ascii_uppercase());
+        let before = environment.get(&variable).and_then(|text| serde_json::from_str(text).ok());
+        if let Some(before) = before {
+            value = deployment::laid_over(before, &value);
+        }
+        let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        environment.insert(variable, text);
     }
 }
 
@@ -402,7 +494,7 @@ fn prepare(folder: &Path) -> anyhow::Result<PathBuf> {
 
 impl Sim {
     /// Starts the stand-in as a process of its own and waits for its addresses.
-    async fn start(folder: &Path) -> anyhow::Result<(Self, SimAddresses)> {
+    pub(crate) async fn start(folder: &Path) -> anyhow::Result<(Self, SimAddresses)> {
         // A socket's path may have 107 bytes, the longest name of a module included.
         let own = folder.join("sim");
         let (place, kept) = if own.as_os_str().len() < 60 {
@@ -465,7 +557,7 @@ impl Sim {
         });
     }
 
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.process.lock().await.stop(Duration::from_secs(5)).await;
     }
 }
