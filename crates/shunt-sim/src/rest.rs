@@ -1,7 +1,7 @@
 //! The HTTP side: IoT Hub's REST for a device and its modules, edgeHub's method call between modules, and what only the
 //! control address has.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use axum::http::Method;
 use serde::Deserialize;
@@ -45,6 +45,11 @@ struct MethodRequest {
 
 /// Answers one call.
 pub(crate) async fn answer(inner: &Arc<Inner>, door: Door, call: Call) -> Answer {
+    if door == Door::Control
+        && let Err(answer) = from_this_machine(&call)
+    {
+        return answer;
+    }
     let parts = call.parts();
     if let ["twins", device, "modules", module, "methods"] = parts.as_slice()
         && call.method == Method::POST
@@ -64,6 +69,32 @@ pub(crate) async fn answer(inner: &Arc<Inner>, door: Door, call: Call) -> Answer
         return answer;
     }
     hub(inner, &call, &parts)
+}
+
+/// The control address asks nobody who they are, so a page in a browser may not call it: neither over a name that its
+/// owner points at this machine (DNS rebinding), nor straight from a page of elsewhere.
+fn from_this_machine(call: &Call) -> Result<(), Answer> {
+    let host = call.header("host");
+    let origin =
+        call.header("origin").map(|origin| origin.split_once("://").map_or(origin, |(_, host)| host));
+    for (header, value) in [("Host", host), ("Origin", origin)] {
+        if let Some(value) = value.filter(|value| !is_address_or_localhost(value)) {
+            let message =
+                format!("{header} is {value:?}, but must be localhost or an address of this machine");
+            return Err(Answer::error(403, message));
+        }
+    }
+    Ok(())
+}
+
+/// Is this `host[:port]` an IP address or `localhost`? A name that is neither may be anybody's.
+fn is_address_or_localhost(authority: &str) -> bool {
+    let (host, port) = match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((host, port)) => (host, port.strip_prefix(':').unwrap_or(port)),
+        None => authority.split_once(':').unwrap_or((authority, "")),
+    };
+    let is_port = port.chars().all(|digit| digit.is_ascii_digit());
+    is_port && (host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok())
 }
 
 /// IoT Hub's calls.

@@ -158,3 +158,23 @@ async fn the_control_address_plays_the_clouds_part() -> anyhow::Result<()> {
     assert_eq!(control(&stand, "GET", "/devices/other/modules", None).await?.0, 404);
     Ok(())
 }
+
+#[tokio::test]
+async fn the_control_address_answers_no_page_of_elsewhere() -> anyhow::Result<()> {
+    let stand = start(&["relay"]).await?;
+    let ask = async |headers: &[(&str, &str)]| {
+        let stream = tokio::net::TcpStream::connect(stand.control()).await?;
+        anyhow::Ok(call(stream, "GET", "/status", headers, None).await?.0)
+    };
+    for host in ["localhost", "LOCALHOST:8880", "127.0.0.1:8880", "[::1]:8880", "[::1]"] {
+        assert_eq!(ask(&[("Host", host)]).await?, 200, "{host}");
+    }
+    for host in ["rebound.example", "localhost.example:8880", "127.0.0.1.example", "127.0.0.1:x", ""] {
+        assert_eq!(ask(&[("Host", host)]).await?, 403, "{host:?}");
+    }
+    assert_eq!(ask(&[("Host", "localhost"), ("Origin", "http://localhost:3000")]).await?, 200);
+    for origin in ["https://page.example", "null"] {
+        assert_eq!(ask(&[("Host", "localhost"), ("Origin", origin)]).await?, 403, "{origin}");
+    }
+    Ok(())
+}

@@ -328,7 +328,7 @@ impl Probe {
     }
 }
 
-/// One HTTP/1.1 call; status and body.
+/// One HTTP/1.1 call; status and body. Without a header `Host` it is one as at a workload socket.
 pub(crate) async fn call<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: S,
     method: &str,
@@ -336,10 +336,10 @@ pub(crate) async fn call<S: AsyncRead + AsyncWrite + Unpin>(
     headers: &[(&str, &str)],
     body: Option<&str>,
 ) -> anyhow::Result<(u16, Value)> {
-    let mut request = format!(
-        "{method} {path} HTTP/1.1\r\nHost: /var/run/iotedge/workload.sock:0\r\nConnection: close\r\n"
-    );
-    for (name, value) in headers {
+    let mut request = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\n");
+    let host = ("Host", "/var/run/iotedge/workload.sock:0");
+    let host = if headers.iter().any(|(name, _)| *name == "Host") { None } else { Some(&host) };
+    for (name, value) in headers.iter().chain(host) {
         write!(request, "{name}: {value}\r\n")?;
     }
     let body = body.unwrap_or_default();
@@ -376,5 +376,6 @@ pub(crate) async fn control(
     path: &str,
     body: Option<&str>,
 ) -> anyhow::Result<(u16, Value)> {
-    call(TcpStream::connect(sim.control()).await?, method, path, &[], body).await
+    let host = sim.control().to_string();
+    call(TcpStream::connect(sim.control()).await?, method, path, &[("Host", &host)], body).await
 }
