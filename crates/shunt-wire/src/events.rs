@@ -274,6 +274,36 @@ impl Probabilities {
     }
 }
 
+/// The data of a `text` event: a text to be judged. A body of `text/plain` is taken for the text alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Text {
+    /// The text.
+    pub text: String,
+    /// Its language: `en`, `nl`; not given: what the module that judges takes then.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub language: Option<String>,
+}
+
+/// The data of a `sentiment` event: how positive one text is. It does not hold the text.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Sentiment {
+    /// The id of the text's event.
+    pub text: String,
+    /// 0 (negative) to 1 (positive).
+    pub score: f64,
+    /// The language that the text was taken to have.
+    pub language: String,
+    /// Characters of the text.
+    pub characters: u64,
+    /// Who judged: the name of the local model, or `cognitive` for an Azure Cognitive Services container.
+    pub model: String,
+    /// Why the local model judged although another was wanted; not given where none was.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub fallback: Option<String>,
+    /// Milliseconds that judging took.
+    pub inference_ms: f64,
+}
+
 /// The data of a `presence` event (retained; the broker publishes `online: false` as the module's last will).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Presence {

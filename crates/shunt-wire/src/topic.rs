@@ -122,9 +122,9 @@ impl Kind {
     pub const EMOTION: Self = Self(Name::from_static("emotion"));
     /// What a picture shows.
     pub const LABEL: Self = Self(Name::from_static("label"));
-    /// A text to be judged.
+    /// A text to be judged: [`crate::events::Text`], or plain text.
     pub const TEXT: Self = Self(Name::from_static("text"));
-    /// The sentiment of a text.
+    /// The sentiment of a text: [`crate::events::Sentiment`].
     pub const SENTIMENT: Self = Self(Name::from_static("sentiment"));
     /// The result of a rule's window.
     pub const WINDOW: Self = Self(Name::from_static("window"));
