@@ -90,6 +90,11 @@ impl Apps {
         services.call(app, request).await
     }
 
+    /// The calls themselves, for those who have a policy of their own.
+    pub(crate) fn services(&self) -> &Services {
+        &self.services
+    }
+
     /// A module, as it tells of itself on the bus.
     pub(crate) fn module(&self, name: &str) -> Option<ModuleState> {
         self.services.module(name)

@@ -22,6 +22,7 @@
 //! ```
 
 mod apps;
+mod delivery;
 mod door;
 mod health;
 mod invoke;
@@ -31,24 +32,27 @@ mod pubsub;
 mod registry;
 mod settings;
 mod state;
+mod store;
+mod subscription;
 mod tally;
 
 use std::{path::PathBuf, sync::Arc};
 
 use axum::{Router, middleware};
 use shunt_bus::Bus;
-use shunt_module::{Context, DeadLetters, Events, Health};
+use shunt_module::{Context, DeadLetters, Health};
 use shunt_wire::Name;
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use crate::{
     apps::AppSettings,
-    pubsub::{PubsubSettings, SubscriptionSettings},
+    pubsub::PubsubSettings,
     settings::GatewaySettings,
-    state::StoreSettings,
+    store::StoreSettings,
+    subscription::{RouteSettings, RuleSettings, SubscriptionSettings},
 };
-use crate::{apps::Apps, metadata::Attributes, tally::Tally};
+use crate::{apps::Apps, metadata::Attributes, pubsub::Pubsub, state::Shelf, tally::Tally};
 
 /// What all routes share.
 #[derive(Debug, Clone)]
@@ -64,9 +68,10 @@ pub(crate) struct Parts {
     pub(crate) apps: Apps,
     pub(crate) attributes: Attributes,
     pub(crate) bus: Bus,
-    pub(crate) events: Events,
     pub(crate) dead_letters: DeadLetters,
     pub(crate) tally: Tally,
+    pub(crate) pubsub: Pubsub,
+    pub(crate) shelf: Shelf,
     pub(crate) health: Health,
     /// For what must survive a restart: a folder of this module's own.
     pub(crate) folder: PathBuf,
@@ -110,17 +115,21 @@ pub async fn run(mut context: Context<GatewaySettings>) -> anyhow::Result<()> {
     let (settings_sender, settings_receiver) = watch::channel(Arc::clone(&settings));
     let tally = Tally::new()?;
     tally.register(&context.metrics)?;
+    let pubsub = Pubsub::new()?;
+    pubsub.tally.collectors().into_iter().try_for_each(|collector| context.metrics.register(collector))?;
+    let folder = context.common.data_dir.join(context.name.as_str());
     let gateway = Gateway(Arc::new(Parts {
         name: context.name.clone(),
         settings: settings_receiver,
         apps: Apps::new(context.services(), &settings),
         attributes: Attributes::default(),
         bus: context.bus.clone(),
-        events: context.events.clone(),
         dead_letters: context.dead_letters(),
         tally,
+        pubsub,
+        shelf: Shelf::new(folder.clone(), &settings),
         health: context.health.clone(),
-        folder: context.common.data_dir.join(context.name.as_str()),
+        folder,
         shutdown: context.shutdown.clone(),
         tasks: context.tasks.clone(),
     }));
@@ -131,6 +140,7 @@ pub async fn run(mut context: Context<GatewaySettings>) -> anyhow::Result<()> {
             () = context.shutdown.cancelled() => break,
             change = context.settings.change() => {
                 gateway.apps.set(&change.settings);
+                gateway.shelf.set(&change.settings);
                 settings_sender.send_replace(Arc::clone(&change.settings));
                 change.accept();
             }
@@ -142,7 +152,8 @@ pub async fn run(mut context: Context<GatewaySettings>) -> anyhow::Result<()> {
 
 /// The table of the gateway's metrics, in Markdown, for the reference.
 pub fn metrics_table() -> anyhow::Result<String> {
-    let collectors = Tally::new()?.collectors();
+    let mut collectors = Tally::new()?.collectors();
+    collectors.extend(Pubsub::new()?.tally.collectors());
     let collectors: Vec<_> = collectors.iter().map(AsRef::as_ref).collect();
     Ok(shunt_module::docs::metrics_table(&collectors))
 }

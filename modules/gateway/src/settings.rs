@@ -47,7 +47,7 @@ impl Default for GatewaySettings {
             invoke_timeout_s: 60.0,
             pubsubs: BTreeMap::from([("pubsub".to_owned(), PubsubSettings::default())]),
             subscriptions: Vec::new(),
-            stores: BTreeMap::from([("statestore".to_owned(), StoreSettings::default())]),
+            stores: StoreSettings::default_stores(),
         }
     }
 }
