@@ -8,7 +8,7 @@ use std::{
 };
 
 use shunt_bus::Bus;
-use shunt_hub::Hub;
+use shunt_hub::{Hub, Workload};
 use shunt_wire::{Envelope, IdSequence, Kind, Name};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::{
@@ -50,6 +50,9 @@ pub struct Context<S> {
     /// The hub, where there is an identity for it. Twin and methods are served by shunt-module; only `relay`
     /// sends telemetry (law 2).
     pub hub: Option<Hub>,
+    /// The workload API, where IoT Edge runs this module: certificates. For a test, set it after
+    /// [`Context::for_test`].
+    pub workload: Option<Workload>,
     /// Folders and limits.
     pub common: Common,
     /// Direct methods: register the module's own.
@@ -148,6 +151,7 @@ impl<S: Settings> Context<S> {
             settings,
             bus,
             hub,
+            workload: None,
             common,
             methods,
             health,

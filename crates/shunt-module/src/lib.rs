@@ -61,6 +61,7 @@
 //! }
 //! ```
 
+mod bus_tls;
 mod context;
 mod dead_letters;
 pub mod docs;

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
-use crate::{redact, schema::Fields};
+use crate::{redact, schema::Fields, start::VARIABLES};
 
 /// The settings of a module: one flat typed struct with `#[serde(default, deny_unknown_fields)]`, whose doc
 /// comments and defaults make the reference table, whose fields are the twin's desired properties, and whose
@@ -121,6 +121,10 @@ impl<S: Settings> Layers<S> {
         let (mut values, mut bad) = (Map::new(), Vec::new());
         for (name, text) in environment.range(prefix.clone()..) {
             let Some(field) = name.strip_prefix(&prefix) else { break };
+            // The module `bus` finds SHUNT_BUS_URL and the like among its own, and every module reads those.
+            if VARIABLES.iter().any(|(common, _, _)| common == name) {
+                continue;
+            }
             let field = field.to_ascii_lowercase();
             let problem = if !fields.contains(&field) {
                 fields.unknown()

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
-use shunt_bus::{Bus, BusOptions, BusState};
+use shunt_bus::{Bus, BusOptions, BusState, TlsFrom};
 use shunt_hub::{Hub, HubOptions, HubState};
 use shunt_wire::{Name, events::Presence};
 use tokio::{
@@ -13,7 +13,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    BadVariable, Common, Context, Events, Health, Methods, Settings, SettingsHandle, logging,
+    BadVariable, Common, Context, Events, Health, Methods, Settings, SettingsHandle, bus_tls, logging,
     logging::LogLevel, metrics, redact, settings::Layers, standard_methods::StandardMethods, store::Store,
     twin::Keeper,
 };
@@ -34,6 +34,8 @@ struct Start<S> {
     name: Name,
     common: Common,
     bus_url: String,
+    bus_tls: Option<TlsFrom>,
+    advertise_host: Option<String>,
     listen: SocketAddr,
     watchdog: Option<Duration>,
     hub: Option<HubOptions>,
@@ -41,16 +43,32 @@ struct Start<S> {
 }
 
 /// The variables that every module reads, for the reference: name, default, meaning.
-pub(crate) const VARIABLES: [(&str, &str, &str); 12] = [
+pub(crate) const VARIABLES: &[(&str, &str, &str)] = &[
     (
         "SHUNT_BUS_URL",
-        "mqtt://bus:1883",
-        "Where the bus is: mqtt://host:port, mqtts://host:port, or memory:name in tests.",
+        "mqtts://bus:8883 with IoT Edge's workload API, else mqtt://bus:1883",
+        "Where the bus is: mqtt://host:port, mqtts://host:port, redis://[user:password@]host:port[/db], rediss://..., redis+unix:///path, or memory:name in tests. With TLS, the module takes its identity certificate and the trust bundle from the workload API by itself.",
     ),
+    (
+        "SHUNT_BUS_CA",
+        "the trust bundle of the workload API",
+        "PEM file with the authorities to trust, for a broker with TLS that is not ours; read for each connection.",
+    ),
+    (
+        "SHUNT_BUS_CERT",
+        "the identity certificate of the workload API",
+        "PEM file with our certificate and those above it, for a broker that is not ours; needs SHUNT_BUS_CA and SHUNT_BUS_KEY.",
+    ),
+    ("SHUNT_BUS_KEY", "", "PEM file with the key of SHUNT_BUS_CERT."),
     (
         "SHUNT_HTTP_LISTEN",
         "0.0.0.0 and the module's port",
         "Address and port of the module's HTTP interface; port 0 takes a fresh one.",
+    ),
+    (
+        "SHUNT_ADVERTISE_HOST",
+        "the module's name",
+        "Host under which other modules reach this one's HTTP interface, told with its presence on the bus.",
     ),
     ("SHUNT_DATA_DIR", "/data", "Folder for what must survive a restart."),
     (
@@ -99,7 +117,8 @@ pub fn default_port(module: &str) -> u16 {
 /// The main function of every module: logging, environment, settings (exit code 78 naming every bad one), bus,
 /// hub, twin, methods, signals, `run`, drain.
 ///
-/// The exit code is 0 after a drain or when `run` ended by itself, 1 when it failed or the watchdog ended it.
+/// The exit code is 0 after a drain or when `run` ended by itself, 1 when it failed or the watchdog ended it, 78 where
+/// its error is a [`BadVariable`].
 pub fn main<S, F, R>(run: F) -> ExitCode
 where
     S: Settings,
@@ -184,10 +203,22 @@ where
         }
     };
     let port = listener.local_addr().map(|address| address.port()).ok();
-    let bus = match Bus::open(bus_options(&start.bus_url, &start.name, port, &start.common)) {
+    let presence = Presence {
+        online: true,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        port,
+        host: start.advertise_host,
+    };
+    let bus = BusOptions {
+        tls: start.bus_tls,
+        presence: Some(presence),
+        ..bus_options(&start.bus_url, &start.name, &start.common)
+    };
+    let bus = match Bus::open(bus) {
         Ok(bus) => bus,
         Err(error) => return refuse(&[bad_bus(&start.bus_url, &error)]),
     };
+    let workload = start.hub.as_ref().and_then(HubOptions::workload);
     let hub = start.hub.map(Hub::open);
     let store = Store::new(&start.common.data_dir, start.name.as_str());
     let kept = store.load().unwrap_or_default();
@@ -223,6 +254,7 @@ where
         settings: handle,
         bus: bus.clone(),
         hub: hub.clone(),
+        workload,
         common: start.common.clone(),
         methods: methods.clone(),
         health: health.clone(),
@@ -293,6 +325,9 @@ fn verdict(result: anyhow::Result<()>) -> u8 {
     match result {
         Ok(()) => 0,
         Err(error) => {
+            if let Some(bad) = error.downcast_ref::<BadVariable>() {
+                return refuse(std::slice::from_ref(bad));
+            }
             tracing::error!(error = format!("{error:#}"), "The module failed.");
             1
         }
@@ -400,6 +435,11 @@ impl<S: Settings> Start<S> {
             refuse("IOTEDGE_... or EdgeHubConnectionString", "", error.to_string());
             None
         });
+        let workload = hub.as_ref().and_then(HubOptions::workload);
+        let bus_tls = bus_tls::source(get, workload.clone()).unwrap_or_else(|(variable, rule)| {
+            refuse(variable, "", rule.to_owned());
+            None
+        });
         let layers = match Layers::read(environment) {
             Ok(layers) => Some(layers),
             Err(more) => {
@@ -413,24 +453,36 @@ impl<S: Settings> Start<S> {
             models_dir: get("SHUNT_MODELS_DIR").unwrap_or_else(|| "/models".to_owned()).into(),
             drain_limit,
         };
-        let bus_url = get("SHUNT_BUS_URL").unwrap_or_else(|| "mqtt://bus:1883".to_owned());
+        let bus_url = get("SHUNT_BUS_URL").unwrap_or_else(|| {
+            // IoT Edge gives each module what it proves itself with.
+            if workload.is_some() { "mqtts://bus:8883" } else { "mqtt://bus:1883" }.to_owned()
+        });
         if let (Some(layers), true) = (layers, bad.is_empty()) {
-            return Ok(Self { name, common, bus_url, listen, watchdog, hub, layers });
+            let advertise_host = get("SHUNT_ADVERTISE_HOST");
+            return Ok(Self {
+                name,
+                common,
+                bus_url,
+                bus_tls,
+                advertise_host,
+                listen,
+                watchdog,
+                hub,
+                layers,
+            });
         }
         // The process ends at once; this only asks whether the address is one more mistake.
-        if let Err(error) = Bus::open(BusOptions::new(&bus_url, name)) {
+        if let Err(error) = Bus::open(BusOptions { tls: bus_tls, ..BusOptions::new(&bus_url, name) }) {
             bad.push(bad_bus(&bus_url, &error));
         }
         Err(bad)
     }
 }
 
-fn bus_options(url: &str, module: &Name, port: Option<u16>, common: &Common) -> BusOptions {
-    let version = env!("CARGO_PKG_VERSION").to_owned();
+fn bus_options(url: &str, module: &Name, common: &Common) -> BusOptions {
     BusOptions {
         queue: BUS_QUEUE,
         max_message: BUS_MESSAGE,
-        presence: Some(Presence { online: true, version, port, host: None }),
         // Who shares the frames shares the way past the broker.
         shared: common.frames_dir.clone(),
         ..BusOptions::new(url, module.clone())

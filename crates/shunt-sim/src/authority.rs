@@ -53,7 +53,7 @@ impl Authority {
                 KeyUsagePurpose::CrlSign,
                 KeyUsagePurpose::DigitalSignature,
             ];
-            valid(&mut params, 3650);
+            valid(&mut params, Duration::days(3650));
             let certificate = params.self_signed(&key)?;
             write_private(&key_file, key.serialize_pem().as_bytes())?;
             fs::write(&certificate_file, certificate.pem())
@@ -71,36 +71,48 @@ impl Authority {
         &self,
         common_name: &str,
         names: &[String],
-        days: i64,
+        lifetime: Duration,
     ) -> Result<Issued, SimError> {
-        self.issue(common_name, names, days, ExtendedKeyUsagePurpose::ServerAuth)
+        let names = names.iter().map(|name| {
+            Ok(match name.parse::<IpAddr>() {
+                Ok(address) => SanType::IpAddress(address),
+                Err(_) => SanType::DnsName(name.as_str().try_into()?),
+            })
+        });
+        let names = names.collect::<Result<_, SimError>>()?;
+        self.issue(common_name, names, lifetime, ExtendedKeyUsagePurpose::ServerAuth)
     }
 
-    /// A certificate for a client.
-    pub(crate) fn issue_client(&self, common_name: &str, days: i64) -> Result<Issued, SimError> {
-        self.issue(common_name, &[], days, ExtendedKeyUsagePurpose::ClientAuth)
+    /// A certificate that proves a module's identity: the module id as common name, and a DNS name with the text
+    /// `URI: azureiot://<hub>/devices/<device>/modules/<module>`. That this text stands in a DNS name, and not in a
+    /// URI, is the daemon's way (`edgelet-http-workload/src/module/cert/identity.rs`).
+    pub(crate) fn issue_identity(
+        &self,
+        hub: &str,
+        device: &str,
+        module: &str,
+        lifetime: Duration,
+    ) -> Result<Issued, SimError> {
+        let name = format!("URI: azureiot://{hub}/devices/{device}/modules/{module}");
+        let names = vec![SanType::DnsName(name.as_str().try_into()?)];
+        self.issue(module, names, lifetime, ExtendedKeyUsagePurpose::ClientAuth)
     }
 
     fn issue(
         &self,
         common_name: &str,
-        names: &[String],
-        days: i64,
+        names: Vec<SanType>,
+        lifetime: Duration,
         usage: ExtendedKeyUsagePurpose,
     ) -> Result<Issued, SimError> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::new(Vec::new())?;
         params.distinguished_name.push(DnType::CommonName, common_name);
-        for name in names {
-            params.subject_alt_names.push(match name.parse::<IpAddr>() {
-                Ok(address) => SanType::IpAddress(address),
-                Err(_) => SanType::DnsName(name.as_str().try_into()?),
-            });
-        }
+        params.subject_alt_names = names;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
         params.extended_key_usages = vec![usage];
         params.use_authority_key_identifier_extension = true;
-        let expiration = valid(&mut params, days);
+        let expiration = valid(&mut params, lifetime);
         let certificate = params.signed_by(&key, &self.issuer)?;
         Ok(Issued {
             chain: format!("{}{}", certificate.pem(), self.bundle),
@@ -120,7 +132,8 @@ impl Authority {
             .allow_unauthenticated()
             .build()
             .map_err(|error| SimError::Certificate(error.to_string()))?;
-        let issued = self.issue_server(names.first().map_or("localhost", String::as_str), names, 365)?;
+        let issued =
+            self.issue_server(names.first().map_or("localhost", String::as_str), names, Duration::days(365))?;
         let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(issued.chain.as_bytes()).collect();
         let chain = chain.map_err(|error| SimError::Certificate(error.to_string()))?;
         let key = PrivateKeyDer::from_pem_slice(issued.key.as_bytes())
@@ -134,9 +147,9 @@ impl Authority {
 }
 
 /// Sets the times; from a day ago, because clocks differ.
-fn valid(params: &mut CertificateParams, days: i64) -> OffsetDateTime {
+fn valid(params: &mut CertificateParams, lifetime: Duration) -> OffsetDateTime {
     let now = OffsetDateTime::now_utc();
-    let expiration = now + Duration::days(days);
+    let expiration = now + lifetime;
     params.not_before = now - Duration::days(1);
     params.not_after = expiration;
     expiration

@@ -77,6 +77,9 @@ pub struct SimOptions {
     pub connect_limit: Option<Duration>,
     /// `RuntimeLogLevel` in the environment of the modules.
     pub log_level: String,
+    /// How long certificates from the workload API are good, 30 days as the daemon's; see
+    /// [`Sim::set_certificate_lifetime`].
+    pub certificate_lifetime: Duration,
 }
 
 impl Default for SimOptions {
@@ -98,6 +101,7 @@ impl Default for SimOptions {
             keep_sessions: false,
             connect_limit: None,
             log_level: "info".to_owned(),
+            certificate_lifetime: Duration::from_hours(720),
         }
     }
 }
@@ -380,6 +384,12 @@ impl Sim {
     /// Makes a fault.
     pub fn fault(&self, fault: &Fault) {
         self.inner.fault(fault);
+    }
+
+    /// How long certificates are good that the workload API gives from now on; nothing at all makes certificates
+    /// that have run out already.
+    pub fn set_certificate_lifetime(&self, lifetime: Duration) {
+        self.inner.lock().certificate_lifetime = lifetime;
     }
 
     /// The file with the certificate of the authority.

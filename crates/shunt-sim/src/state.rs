@@ -5,6 +5,7 @@ use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     path::PathBuf,
     sync::{Arc, atomic::AtomicU16},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -74,6 +75,8 @@ pub(crate) struct State {
     methods: HashMap<String, oneshot::Sender<MethodAnswer>>,
     keep_records: usize,
     next_number: u64,
+    /// Of certificates that the workload API gives.
+    pub(crate) certificate_lifetime: Duration,
 }
 
 /// A module or a leaf device.
@@ -316,6 +319,7 @@ impl Inner {
             methods: HashMap::new(),
             keep_records: options.keep_records.max(1),
             next_number: 0,
+            certificate_lifetime: options.certificate_lifetime,
         };
         Self {
             options,
@@ -336,6 +340,11 @@ impl Inner {
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock()
+    }
+
+    /// How long certificates are good that the workload API gives now.
+    pub(crate) fn certificate_lifetime(&self) -> time::Duration {
+        self.lock().certificate_lifetime.try_into().unwrap_or(time::Duration::MAX)
     }
 
     pub(crate) fn module_id(&self, module: &str) -> ClientId {
@@ -761,7 +770,7 @@ impl Inner {
             }
             Fault::Online => self.go_online(state),
             Fault::Restart { pause_ms } => {
-                let until = Instant::now() + std::time::Duration::from_millis(*pause_ms);
+                let until = Instant::now() + Duration::from_millis(*pause_ms);
                 self.paused_until.send_replace(Some(until));
                 state.identities.values_mut().for_each(Identity::end_session);
             }

@@ -25,8 +25,6 @@ const API_VERSIONS: [&str; 7] =
     ["2018-06-28", "2019-01-30", "2019-10-22", "2019-11-05", "2020-07-07", "2021-12-07", "2022-08-03"];
 /// Connections at once on one socket; the next is closed without an answer.
 const MAX_CONNECTIONS: usize = 10;
-/// Days that certificates for modules are good.
-const CERTIFICATE_DAYS: i64 = 30;
 
 #[derive(Deserialize)]
 struct SignRequest {
@@ -206,13 +204,14 @@ fn server_certificate(inner: &Inner, owner: &str, module: &str, call: &Call) -> 
     if module != request.common_name {
         names.push(module.to_owned());
     }
-    issued(inner.authority.issue_server(&request.common_name, &names, CERTIFICATE_DAYS))
+    issued(inner.authority.issue_server(&request.common_name, &names, inner.certificate_lifetime()))
 }
 
 fn identity_certificate(inner: &Inner, owner: &str, module: &str, call: &Call) -> Result<Answer, Answer> {
     let _: serde_json::Map<String, Value> = post(owner, module, call)?;
-    let client = known(inner, module)?;
-    issued(inner.authority.issue_client(&client.to_string(), CERTIFICATE_DAYS))
+    known(inner, module)?;
+    let (hub, device) = (&inner.options.hub_name, &inner.options.device_id);
+    issued(inner.authority.issue_identity(hub, device, module, inner.certificate_lifetime()))
 }
 
 fn issued(result: Result<Issued, SimError>) -> Result<Answer, Answer> {

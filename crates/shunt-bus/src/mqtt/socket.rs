@@ -20,6 +20,8 @@ use crate::{
 
 /// How long the broker may take to accept the connection, TLS and CONNECT.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// How long certificates may take: small devices make keys slowly.
+const CERTIFICATES_LIMIT: Duration = Duration::from_secs(60);
 
 /// Where the broker is.
 #[derive(Clone)]
@@ -47,7 +49,7 @@ pub(super) struct Socket {
 
 /// Why there is no connection (any more).
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Broken {
+pub(crate) enum Broken {
     #[error("{0}")]
     Io(#[from] io::Error),
     #[error("the broker did not answer in time")]
@@ -84,13 +86,21 @@ impl Tls {
         })
     }
 
-    async fn config(&self) -> Result<Arc<ClientConfig>, Broken> {
+    pub(crate) async fn config(&self) -> Result<Arc<ClientConfig>, Broken> {
         match self {
             Self::Fixed(config) => Ok(Arc::clone(config)),
             Self::Source(source) => {
-                let tls = source.tls().await.map_err(Broken::NoCertificates)?;
+                let tls = timeout(CERTIFICATES_LIMIT, source.tls()).await;
+                let late = || "they were not given in time".to_owned();
+                let tls = tls.map_err(|_| late()).flatten().map_err(Broken::NoCertificates)?;
                 tls.config().map_err(|error| Broken::NoCertificates(error.to_string()))
             }
+        }
+    }
+
+    pub(crate) fn failed(&self) {
+        if let Self::Source(source) = self {
+            source.failed();
         }
     }
 }
@@ -105,28 +115,42 @@ impl Target {
         will: Option<LastWill>,
         max_packet: usize,
     ) -> Result<Socket, Broken> {
-        timeout(CONNECT_LIMIT, self.try_connect(connect, will, max_packet)).await.map_err(|_| Broken::Time)?
+        let tls = match &self.tls {
+            Some(tls) => Some((tls, tls.config().await?)),
+            None => None,
+        };
+        let connecting = async {
+            let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
+            // Without this, Nagle's algorithm and delayed acknowledgements cost 40 ms a message.
+            stream.set_nodelay(true)?;
+            let config = tls.as_ref().map(|(_, config)| Arc::clone(config));
+            let result = self.enter(stream, config, connect, will, max_packet).await;
+            if let (Err(_), Some((tls, _))) = (&result, &tls) {
+                tls.failed();
+            }
+            result
+        };
+        timeout(CONNECT_LIMIT, connecting).await.map_err(|_| Broken::Time)?
     }
 
-    async fn try_connect(
+    /// From the open stream to the CONNACK.
+    async fn enter(
         &self,
+        stream: TcpStream,
+        tls: Option<Arc<ClientConfig>>,
         connect: Connect,
         will: Option<LastWill>,
         max_packet: usize,
     ) -> Result<Socket, Broken> {
-        let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
-        // Without this, Nagle's algorithm and delayed acknowledgements cost 40 ms a message.
-        stream.set_nodelay(true)?;
         let (mut reader, mut writer): (
             Box<dyn AsyncRead + Send + Unpin>,
             Box<dyn AsyncWrite + Send + Unpin>,
-        ) = match &self.tls {
+        ) = match tls {
             None => {
                 let (reader, writer) = stream.into_split();
                 (Box::new(reader), Box::new(writer))
             }
-            Some(tls) => {
-                let config = tls.config().await?;
+            Some(config) => {
                 let name = ServerName::try_from(self.host.clone());
                 let name = name.map_err(|_| Broken::Name(self.host.clone()))?;
                 let stream = TlsConnector::from(config).connect(name, stream).await?;

@@ -179,9 +179,37 @@ async fn bundles_and_certificates_belong_together() -> anyhow::Result<()> {
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
         .with_single_cert(chain, key)?;
-    let identity = format!("/modules/relay/certificate/identity{VERSION}");
-    assert_eq!(post(identity, json!({})).await?.0, 201);
     assert_eq!(post(server, json!({})).await?.0, 422);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_identity_certificate_names_the_module_and_its_place_as_the_daemon_does() -> anyhow::Result<()> {
+    let stand = start(&["relay", "camera"]).await?;
+    let path = format!("/modules/relay/certificate/identity{VERSION}");
+    let (status, answer) = workload(&stand, "relay", "POST", &path, Some("{}")).await?;
+    assert_eq!(status, 201, "{answer}");
+    let chain = answer["certificate"].as_str().unwrap();
+    let (_, pem) = x509_parser::pem::parse_x509_pem(chain.as_bytes())?;
+    let certificate = pem.parse_x509()?;
+    let names: Vec<_> =
+        certificate.subject().iter_common_name().map(|name| name.as_str().unwrap().to_owned()).collect();
+    assert_eq!(names, ["relay"]);
+    let usage = certificate.extended_key_usage()?.unwrap().value;
+    assert!(usage.client_auth && !usage.server_auth);
+    let names = &certificate.subject_alternative_name()?.unwrap().value.general_names;
+    let place = "URI: azureiot://shunt-sim.azure-devices.net/devices/shunt-device/modules/relay";
+    assert_eq!(names, &[x509_parser::extensions::GeneralName::DNSName(place)]);
+
+    let (status, answer) = workload(&stand, "camera", "POST", &path, Some("{}")).await?;
+    assert_eq!((status, answer["message"].as_str()), (403, Some("forbidden")), "another module's");
+
+    stand.set_certificate_lifetime(std::time::Duration::from_mins(1));
+    let (_, answer) = workload(&stand, "relay", "POST", &path, Some("{}")).await?;
+    let text = answer["expiration"].as_str().unwrap();
+    let expiration = time::OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339)?;
+    let left = expiration - time::OffsetDateTime::now_utc();
+    assert!(left > time::Duration::ZERO && left <= time::Duration::MINUTE, "{left}");
     Ok(())
 }
 
