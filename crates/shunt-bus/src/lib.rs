@@ -6,7 +6,10 @@
 //! - [`Delivery::Assured`] is for what must reach the relay: [`Bus::publish`] resolves only when the broker has
 //!   the event, also through reconnects, and the broker forgets it only after [`Ack::ack`], which goes out in
 //!   the order of arrival. What is published while a subscriber is away waits for it at the broker.
-//! - Two back ends pass one conformance suite: MQTT v5 (`mqtt://`, `mqtts://`) and in-process (`memory:`).
+//! - Three back ends pass one conformance suite: MQTT v5 (`mqtt://`, `mqtts://`), Redis (`redis://`, `rediss://`,
+//!   `redis+unix://`) and in-process (`memory:`).
+//! - Where modules share a folder in memory ([`BusOptions::shared`]), fast events also go straight from publisher to
+//!   subscriber, with any back end. Who does not share it gets them from the broker, and nobody gets one twice.
 //!
 //! Every queue is bounded: a fast event that finds its queue full is dropped and counted ([`BusCounters`]), an
 //! assured one waits.
@@ -33,15 +36,19 @@
 //! ```
 
 mod ack;
+mod backoff;
+pub mod bridge;
 pub mod clock;
 mod inbox;
 mod link;
+mod local;
 pub mod memory;
 mod message;
 mod mqtt;
 mod options;
 mod presence;
 pub mod raw;
+mod redis;
 mod registry;
 
 use std::{
@@ -57,6 +64,7 @@ pub use options::{BusOptions, BusTls, TlsFrom, TlsSource};
 
 use inbox::{Inbox, Item, Wish};
 use link::{Common, Counters, Link};
+use local::Local;
 use message::Message;
 use options::Address;
 
@@ -88,6 +96,8 @@ pub struct Bus(Arc<Inner>);
 struct Inner {
     common: Arc<Common>,
     link: Box<dyn Link>,
+    /// The way past the broker, where a folder is shared.
+    local: Option<Local>,
 }
 
 /// Why the bus cannot be set up.
@@ -95,9 +105,11 @@ struct Inner {
 #[non_exhaustive]
 pub enum BusError {
     /// The address is not one of the forms understood.
-    #[error("the bus address {0:?} is not of the form mqtt://host:port, mqtts://host:port or memory:name")]
+    #[error(
+        "the bus address {0:?} is not of the form mqtt://host:port, mqtts://host:port, redis://[user:password@]host:port[/database], rediss://... or redis+unix:///path"
+    )]
     Address(String),
-    /// The address says `mqtts://`, but nothing says whom to trust.
+    /// The address says `mqtts://` or `rediss://`, but nothing says whom to trust.
     #[error("the bus address {0:?} wants TLS, but no trusted certificates are given")]
     Trust(String),
     /// Certificates or keys cannot be used.
@@ -193,15 +205,22 @@ pub struct BusCounters {
     pub published: u64,
     /// Assured ones among them that nobody had subscribed to: the broker has not kept them.
     pub unheard: u64,
-    /// Messages received.
+    /// Messages received; one that came by two ways counts once.
     pub received: u64,
-    /// Fast events not sent: not connected, or the queue was full.
+    /// Fast events not sent to anybody: not connected, or the queue was full, and nobody who shares memory took it.
     pub dropped_sending: u64,
     /// Fast messages that a slow subscriber did not take in time (the newest wins), and assured ones that the
     /// broker kept for a subscription that this module does not make any more.
     pub dropped_receiving: u64,
     /// Times the connection came back.
     pub reconnects: u64,
+    /// Fast events sent past the broker, once for each module that took it. The broker gets them as well.
+    pub sent_locally: u64,
+    /// Messages among those received whose first copy came past the broker.
+    pub received_locally: u64,
+    /// Fast events of those sent past the broker that a slow module did not take in time (the newest wins). The
+    /// broker's copy may have reached it.
+    pub dropped_locally: u64,
 }
 
 // === impl Bus ===
@@ -213,7 +232,6 @@ impl Bus {
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| BusError::Runtime)?;
         let address = Address::parse(&options.url)?;
         let BusOptions { url, module, queue, max_message, presence, tls, shared } = options;
-        drop(shared);
         let common = Common::new(module, queue, max_message, presence);
         let link: Box<dyn Link> = match address {
             Address::Memory(name) => Box::new(memory::open(&name, &common, &runtime)),
@@ -224,13 +242,22 @@ impl Bus {
                 let tls = mqtt::Tls::new(tls.ok_or(BusError::Trust(url))?)?;
                 Box::new(mqtt::open(host, port, Some(tls), &common, &runtime))
             }
+            Address::Redis(server) => {
+                let tls = match server.is_private() {
+                    true => Some(mqtt::Tls::new(tls.ok_or_else(|| BusError::Trust(format!("{server:?}")))?)?),
+                    false => None,
+                };
+                Box::new(redis::open(server, tls, &common, &runtime))
+            }
         };
-        Ok(Self(Arc::new(Inner { common, link })))
+        let local = shared.map(|shared| local::open(&shared, &common, &runtime));
+        Ok(Self(Arc::new(Inner { common, link, local })))
     }
 
     /// Publishes the event on its own topic. Closes the hop of its stamps.
     ///
-    /// Fast: returns when it is queued; refuses at once where it cannot be. Assured: waits, also through a
+    /// Fast: returns when it is queued for the broker, or sent to a module that shares memory; refuses at once where
+    /// neither can be. Assured: waits, also through a
     /// reconnect, and resolves only when the broker has it (PUBACK). Dropping the future of an assured publish
     /// leaves open whether the event is sent.
     pub async fn publish(&self, envelope: Envelope, delivery: Delivery) -> Result<(), PublishError> {
@@ -248,7 +275,7 @@ impl Bus {
         delivery: Delivery,
         retain: bool,
     ) -> Result<(), PublishError> {
-        let Inner { common, link } = &*self.0;
+        let Inner { common, link, local } = &*self.0;
         if common.closed.load(Ordering::Acquire) {
             return Err(PublishError::Closed);
         }
@@ -258,10 +285,16 @@ impl Bus {
         let message = Message::new(&envelope, retain, common.max_message)?;
         match delivery {
             Delivery::Fast => {
+                let local = local.as_ref().is_some_and(|local| local.send(&message));
                 let sent = link.send_fast(message);
-                if matches!(sent, Err(PublishError::Unavailable(_))) {
-                    Counters::count(&common.counters.dropped_sending);
+                if !matches!(sent, Err(PublishError::Unavailable(_))) {
+                    return sent;
                 }
+                if local {
+                    // Those who share the folder have it.
+                    return Ok(());
+                }
+                Counters::count(&common.counters.dropped_sending);
                 sent
             }
             Delivery::Assured => link.send_assured(message).await,
@@ -276,13 +309,19 @@ impl Bus {
         filter: &TopicFilter,
         delivery: Delivery,
     ) -> Result<Subscription, SubscribeError> {
-        let Inner { common, link } = &*self.0;
+        let Inner { common, link, local } = &*self.0;
         if common.closed.load(Ordering::Acquire) {
             return Err(SubscribeError::Closed);
         }
-        let inbox = Inbox::new(delivery, common.queue);
+        let inbox = match local {
+            Some(local) => local.inbox(delivery),
+            None => Inbox::new(delivery, common.queue),
+        };
         let subscription = Subscription { inbox: Arc::clone(&inbox), inner: Arc::clone(&self.0) };
-        link.subscribe(filter.clone(), inbox).await?;
+        link.subscribe(filter.clone(), Arc::clone(&inbox)).await?;
+        if let Some(local) = local {
+            local.subscribe(filter.clone(), inbox);
+        }
         Ok(subscription)
     }
 
@@ -299,6 +338,9 @@ impl Bus {
     /// Sends what is queued, says goodbye (publishing `online: false`), and closes; within this time.
     pub async fn close(&self, limit: Duration) {
         self.0.common.closed.store(true, Ordering::Release);
+        if let Some(local) = &self.0.local {
+            local.close().await;
+        }
         self.0.link.close(limit).await;
     }
 }
@@ -336,6 +378,9 @@ impl Drop for Subscription {
             self.inbox.set_wish(Wish::Gone);
         }
         self.inner.link.look();
+        if let Some(local) = &self.inner.local {
+            local.look();
+        }
     }
 }
 

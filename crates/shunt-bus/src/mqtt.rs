@@ -4,7 +4,6 @@
 //! publish a PUBACK belongs to nor keeps what is in flight when the broker lost the session
 //! (`docs/decisions/0002-mqtt-client.md`).
 
-mod backoff;
 mod packets;
 pub(crate) mod raw;
 mod session;

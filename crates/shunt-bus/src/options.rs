@@ -8,13 +8,17 @@ use rustls::{
 };
 use shunt_wire::{Name, events::Presence};
 
-use crate::BusError;
+use crate::{
+    BusError,
+    redis::{Place, Server},
+};
 
 /// Where the bus is and who we are on it.
 #[derive(Debug, Clone)]
 pub struct BusOptions {
-    /// `mqtt://host:port`, `mqtts://host:port`, `memory:<name>` (in this process, for tests). The port may be
-    /// left out: 1883, with TLS 8883.
+    /// `mqtt://host:port`, `mqtts://host:port`, `redis://[user:password@]host:port[/database]`, `rediss://...` (with
+    /// TLS), `redis+unix://[user:password@]/path/to/socket`, `memory:<name>` (in this process, for tests). The port
+    /// may be left out: 1883, with TLS 8883; of Redis 6379.
     pub url: String,
     /// The module; also the client id, so that its session survives a restart.
     pub module: Name,
@@ -24,7 +28,7 @@ pub struct BusOptions {
     pub max_message: usize,
     /// Published (retained) on `shunt/presence/<module>` when connected, and its `online: false` twin as last will.
     pub presence: Option<Presence>,
-    /// For `mqtts://`: whom to trust, and who we are.
+    /// For `mqtts://` and `rediss://`: whom to trust, and who we are.
     pub tls: Option<TlsFrom>,
     /// A folder that modules of this machine share, as that of the frames: fast events also go straight to those
     /// who share it, over Unix sockets in its folder `bus`.
@@ -45,6 +49,9 @@ pub trait TlsSource: fmt::Debug + Send + Sync {
     /// Whom to trust and who we are, now; or why that is not known, in a sentence. It is asked again, with a growing
     /// pause, for as long as it takes.
     fn tls(&self) -> Pin<Box<dyn Future<Output = Result<BusTls, String>> + Send + '_>>;
+
+    /// What was given last led to no connection, though the broker was there: perhaps it is not good any more.
+    fn failed(&self) {}
 }
 
 /// TLS to the broker.
@@ -60,6 +67,7 @@ pub struct BusTls {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Address {
     Mqtt { host: String, port: u16, tls: bool },
+    Redis(Server),
     Memory(String),
 }
 
@@ -86,13 +94,18 @@ impl BusOptions {
 impl BusTls {
     pub(crate) fn config(&self) -> Result<Arc<ClientConfig>, BusError> {
         let wrong = |what: &'static str, why: String| BusError::Tls { what, why };
+        let trust = CertificateDer::pem_slice_iter(self.trust.as_bytes()).collect::<Result<Vec<_>, _>>();
+        let trust = trust.map_err(|error| wrong("trust", error.to_string()))?;
         let mut roots = RootCertStore::empty();
-        for certificate in CertificateDer::pem_slice_iter(self.trust.as_bytes()) {
-            let certificate = certificate.map_err(|error| wrong("trust", error.to_string()))?;
-            roots.add(certificate).map_err(|error| wrong("trust", error.to_string()))?;
-        }
-        if roots.is_empty() {
-            return Err(wrong("trust", "it holds no certificate".to_owned()));
+        // A bundle may hold certificates of a form that is not taken here beside the one that matters.
+        let (added, unusable) = roots.add_parsable_certificates(trust);
+        if added == 0 {
+            let why = if unusable == 0 {
+                "it holds no certificate"
+            } else {
+                "none of its certificates can be used"
+            };
+            return Err(wrong("trust", why.to_owned()));
         }
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = ClientConfig::builder_with_provider(provider)
@@ -133,26 +146,86 @@ impl From<BusTls> for TlsFrom {
 
 impl Address {
     pub(crate) fn parse(url: &str) -> Result<Self, BusError> {
-        let wrong = || BusError::Address(url.to_owned());
+        let wrong = || BusError::Address(without_password(url));
         let (scheme, rest) = url.split_once(':').ok_or_else(wrong)?;
-        let tls = match scheme {
-            "memory" if !rest.is_empty() => return Ok(Self::Memory(rest.to_owned())),
-            "mqtt" => false,
-            "mqtts" => true,
-            _ => return Err(wrong()),
-        };
-        let rest = rest.strip_prefix("//").ok_or_else(wrong)?;
-        let rest = rest.strip_suffix('/').unwrap_or(rest);
-        // The port follows the last colon, unless that is inside the brackets of an IPv6 address.
-        let (host, port) = match rest.rsplit_once(':') {
-            Some((host, port)) if !port.contains(']') => (host, port.parse().map_err(|_| wrong())?),
-            _ => (rest, if tls { 8883 } else { 1883 }),
-        };
-        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-        if host.is_empty() || port == 0 || host.contains(['/', '@', '?', '#', '[', ']']) {
-            return Err(wrong());
+        if scheme == "memory" && !rest.is_empty() {
+            return Ok(Self::Memory(rest.to_owned()));
         }
-        Ok(Self::Mqtt { host: host.to_owned(), port, tls })
+        let rest = rest.strip_prefix("//").ok_or_else(wrong)?;
+        let address = match scheme {
+            "mqtt" => host_and_port(rest, 1883).map(|(host, port)| Self::Mqtt { host, port, tls: false }),
+            "mqtts" => host_and_port(rest, 8883).map(|(host, port)| Self::Mqtt { host, port, tls: true }),
+            "redis" => redis_server(rest, Some(false)).map(Self::Redis),
+            "rediss" => redis_server(rest, Some(true)).map(Self::Redis),
+            "redis+unix" => redis_server(rest, None).map(Self::Redis),
+            _ => None,
+        };
+        address.ok_or_else(wrong)
+    }
+}
+
+fn host_and_port(rest: &str, default: u16) -> Option<(String, u16)> {
+    let rest = rest.strip_suffix('/').unwrap_or(rest);
+    // The port follows the last colon, unless that is inside the brackets of an IPv6 address.
+    let (host, port) = match rest.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => (host, port.parse().ok()?),
+        _ => (rest, default),
+    };
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    let sound = !host.is_empty() && port != 0 && !host.contains(['/', '@', '?', '#', '[', ']']);
+    sound.then(|| (host.to_owned(), port))
+}
+
+/// `[user:password@]host:port[/database]`; where `tls` says nothing, a path in place of host, port and database.
+fn redis_server(rest: &str, tls: Option<bool>) -> Option<Server> {
+    let (login, rest) = match rest.rsplit_once('@') {
+        Some((login, rest)) => (Some(login), rest),
+        None => (None, rest),
+    };
+    let (user, password) = match login.map(|login| login.split_once(':').unwrap_or(("", login))) {
+        Some((user, password)) => (Some(decode(user)?), Some(decode(password)?)),
+        None => (None, None),
+    };
+    let user = user.filter(|user| !user.is_empty());
+    let (place, database) = match tls {
+        None => {
+            let is_path = rest.starts_with('/') && rest.len() > 1;
+            (is_path.then(|| Place::Unix(rest.into()))?, 0)
+        }
+        Some(tls) => {
+            let (rest, database) = rest.split_once('/').unwrap_or((rest, ""));
+            let (host, port) = host_and_port(rest, 6379)?;
+            let database = if database.is_empty() { 0 } else { database.parse().ok()? };
+            (Place::Tcp { host, port, tls }, database)
+        }
+    };
+    Some(Server { place, user, password, database })
+}
+
+/// Takes `%40` for `@`, and so on (RFC 3986, section 2.1).
+fn decode(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&first, after)) = rest.split_first() {
+        rest = after;
+        if first == b'%' {
+            let (digits, after) = rest.split_at_checked(2)?;
+            bytes.push(u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?);
+            rest = after;
+        } else {
+            bytes.push(first);
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
+/// The address as it may stand in a log.
+fn without_password(url: &str) -> String {
+    match (url.find("//"), url.rfind('@')) {
+        (Some(start), Some(end)) if start + 2 < end => {
+            format!("{}...{}", url.get(..start + 2).unwrap_or_default(), url.get(end..).unwrap_or_default())
+        }
+        _ => url.to_owned(),
     }
 }
 
@@ -172,6 +245,22 @@ mod tests {
         check("mqtts://bus/", mqtt("bus", 8883, true).as_ref());
         check("mqtt://[::1]:7", mqtt("::1", 7, false).as_ref());
         check("mqtt://[::1]", mqtt("::1", 1883, false).as_ref());
+        let redis = |place, user: Option<&str>, password: Option<&str>, database| {
+            let (user, password) = (user.map(str::to_owned), password.map(str::to_owned));
+            Some(Address::Redis(Server { place, user, password, database }))
+        };
+        let tcp = |host: &str, port, tls| Place::Tcp { host: host.to_owned(), port, tls };
+        check("redis://bus", redis(tcp("bus", 6379, false), None, None, 0).as_ref());
+        check("redis://bus:7/2", redis(tcp("bus", 7, false), None, None, 2).as_ref());
+        check("redis://:a@[::1]:7/", redis(tcp("::1", 7, false), None, Some("a"), 0).as_ref());
+        check(
+            "rediss://me:a%40%3Ab@bus",
+            redis(tcp("bus", 6379, true), Some("me"), Some("a@:b"), 0).as_ref(),
+        );
+        check(
+            "redis+unix:///run/redis.sock",
+            redis(Place::Unix("/run/redis.sock".into()), None, None, 0).as_ref(),
+        );
         check("memory:a", Some(Address::Memory("a".to_owned())).as_ref());
         for url in [
             "",
@@ -183,8 +272,27 @@ mod tests {
             "mqtt://bus:0",
             "mqtt://u@bus",
             "http://bus",
+            "redis://",
+            "redis://u:p@",
+            "redis://bus/x",
+            "redis://u:%4@bus",
+            "redis+unix://bus",
+            "redis+unix:///",
         ] {
             check(url, None);
         }
+    }
+
+    #[test]
+    fn a_password_stands_in_no_message_about_an_address() {
+        for url in ["redis://me:secret@", "redis://me:secret@bus/x", "redis+unix://me:secret@bus"] {
+            let error = Address::parse(url).unwrap_err().to_string();
+            assert!(!error.contains("secret"), "{error}");
+            assert!(!error.contains("me"), "{error}");
+        }
+        let Ok(Address::Redis(server)) = Address::parse("redis://me:secret@bus:7/1") else {
+            panic!("no address")
+        };
+        assert_eq!(format!("{server:?}"), "redis://bus:7/1");
     }
 }

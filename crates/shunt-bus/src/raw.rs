@@ -36,6 +36,7 @@ use crate::{
     link::{Common, Counters},
     mqtt,
     options::Address,
+    redis,
 };
 
 /// Subscriptions on their way to the connection's task: a handful. Full: the caller waits.
@@ -164,6 +165,13 @@ impl RawBus {
                 };
                 runtime.spawn(mqtt::raw::run(host, port, tls, ends));
             }
+            Address::Redis(server) => {
+                let tls = match server.is_private() {
+                    true => Some(mqtt::Tls::new(tls.ok_or_else(|| BusError::Trust(format!("{server:?}")))?)?),
+                    false => None,
+                };
+                runtime.spawn(redis::raw::run(server, tls, ends));
+            }
             Address::Memory(_) => return Err(BusError::NotRaw(url)),
         }
         Ok(Self(Arc::new(inner)))
@@ -209,6 +217,10 @@ impl RawBus {
         let late = |_| Err(SubscribeError::Refused("it did not answer in time".to_owned()));
         timeout(SUBSCRIBE_LIMIT, answered).await.unwrap_or_else(late)?;
         Ok(RawSubscription { messages: incoming, _inner: Arc::clone(&self.0) })
+    }
+
+    pub(crate) fn is_connected(&self) -> bool {
+        self.0.common.is_connected()
     }
 
     /// Is the broker there? Changes are seen by `changed()`.

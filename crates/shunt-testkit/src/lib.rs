@@ -1,9 +1,9 @@
-//! For tests only: a real broker, a line that can be cut, the ledger of events, sample pictures.
+//! For tests only: real brokers, a line that can be cut, the ledger of events, sample pictures.
 //!
 //! It promises: fresh ports and fresh temporary folders, so that tests run side by side and twice in a row;
 //! waits that end at a limit; nothing left running when its values are dropped.
 //!
-//! It deliberately holds no imitation of a part that can be installed: the broker is Mosquitto itself.
+//! It deliberately holds no imitation of a part that can be installed: the brokers are Mosquitto and Redis themselves.
 //!
 //! ```no_run
 //! # #[tokio::main] async fn main() -> anyhow::Result<()> {
@@ -24,9 +24,11 @@ mod ledger;
 mod line;
 mod mosquitto;
 mod places;
+mod redis;
 
 pub use condition::{eventually, found};
 pub use ledger::Ledger;
 pub use line::Line;
 pub use mosquitto::{Mosquitto, MosquittoOptions};
 pub use places::{binary, fresh_address, repo_root, sample_picture, shared_dir};
+pub use redis::{Redis, RedisOptions};

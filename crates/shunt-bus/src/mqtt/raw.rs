@@ -17,13 +17,13 @@ use tokio::{
 
 use super::{
     Tls,
-    backoff::Backoff,
     packets::{self, Incoming, write_disconnect},
     session::{End, KEEP_ALIVE, READ, Talk},
     socket::{Broken, Socket, Target},
 };
 use crate::{
     SubscribeError,
+    backoff::Backoff,
     link::Counters,
     raw::{Ends, NewRaw, RawMessage},
 };

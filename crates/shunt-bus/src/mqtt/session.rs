@@ -20,13 +20,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     AssuredPublish, MqttLink, NewSubscriber,
-    backoff::Backoff,
     packets::{self, Incoming, last_will, publish_packet, reason_text, write_disconnect, write_puback},
     socket::{Broken, Socket, Target},
 };
 use crate::{
     Delivery, PublishError, SubscribeError,
     ack::AckLine,
+    backoff::Backoff,
     clock,
     inbox::Inbox,
     link::{Common, Counters},

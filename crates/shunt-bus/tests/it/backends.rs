@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use shunt_bus::{Bus, BusOptions, BusState, memory::MemoryBroker};
-use shunt_testkit::{Line, Mosquitto};
+use shunt_testkit::{Line, Mosquitto, Redis};
 use shunt_wire::Name;
+use tempfile::TempDir;
 use tokio::time::timeout;
 
 /// Nothing takes so long unless it is broken.
@@ -13,7 +14,19 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 /// A broker and the line to it.
 pub(crate) enum Backend {
     Memory(MemoryBroker),
-    Mqtt { broker: Mosquitto, line: Line },
+    Mqtt {
+        broker: Mosquitto,
+        line: Line,
+    },
+    Redis {
+        server: Redis,
+        line: Line,
+    },
+    /// One of these, whose clients share a folder.
+    Shared {
+        backend: Box<Backend>,
+        folder: TempDir,
+    },
 }
 
 // === impl Backend ===
@@ -31,25 +44,49 @@ impl Backend {
         Ok(Self::Mqtt { broker, line })
     }
 
+    /// This one, with a folder that its clients share.
+    pub(crate) fn shared(self) -> anyhow::Result<Self> {
+        Ok(Self::Shared { backend: Box::new(self), folder: tempfile::tempdir()? })
+    }
+
+    /// Redis, keeping everything on disk.
+    pub(crate) async fn redis() -> anyhow::Result<Self> {
+        let server = Redis::persistent().await?;
+        let line = Line::to(server.addr()).await?;
+        Ok(Self::Redis { server, line })
+    }
+
+    /// The line to a real broker.
+    pub(crate) fn line(&self) -> Option<&Line> {
+        match self {
+            Self::Mqtt { line, .. } | Self::Redis { line, .. } => Some(line),
+            Self::Memory(_) | Self::Shared { .. } => None,
+        }
+    }
+
     /// The address for clients, through the line.
     pub(crate) fn url(&self) -> String {
         match self {
             Self::Memory(broker) => broker.url(),
             Self::Mqtt { line, .. } => format!("mqtt://{}", line.addr()),
+            Self::Redis { line, .. } => format!("redis://{}", line.addr()),
+            Self::Shared { backend, .. } => backend.url(),
         }
     }
 
     pub(crate) fn cut(&self) {
         match self {
             Self::Memory(broker) => broker.cut(),
-            Self::Mqtt { line, .. } => line.cut(),
+            Self::Mqtt { line, .. } | Self::Redis { line, .. } => line.cut(),
+            Self::Shared { backend, .. } => backend.cut(),
         }
     }
 
     pub(crate) fn heal(&self) {
         match self {
             Self::Memory(broker) => broker.heal(),
-            Self::Mqtt { line, .. } => line.heal(),
+            Self::Mqtt { line, .. } | Self::Redis { line, .. } => line.heal(),
+            Self::Shared { backend, .. } => backend.heal(),
         }
     }
 
@@ -65,6 +102,9 @@ impl Backend {
         change: impl FnOnce(&mut BusOptions),
     ) -> anyhow::Result<Bus> {
         let mut options = BusOptions::new(self.url(), module.parse::<Name>()?);
+        if let Self::Shared { folder, .. } = self {
+            options.shared = Some(folder.path().to_owned());
+        }
         change(&mut options);
         let bus = Bus::open(options)?;
         connected(&bus).await?;

@@ -26,6 +26,12 @@ macro_rules! conformance {
                 super::$name(super::Backend::mqtt().await?).await
             })*
         }
+        mod redis {
+            $(#[tokio::test]
+            async fn $name() -> anyhow::Result<()> {
+                super::$name(super::Backend::redis().await?).await
+            })*
+        }
     };
 }
 
@@ -52,6 +58,39 @@ conformance! {
     a_thousand_events_survive_a_line_that_is_cut_again_and_again
     an_event_too_large_is_refused_by_name
     an_attribute_that_no_broker_takes_is_refused
+    a_closed_bus_refuses_and_ends_its_subscriptions
+    a_retained_event_reaches_those_who_come_later
+    publishing_closes_the_hop
+}
+
+/// What concerns fast delivery, with the way past the broker: whichever way an event comes.
+macro_rules! fast_conformance {
+    ($($name:ident)*) => {
+        mod local_beside_memory {
+            $(#[tokio::test]
+            async fn $name() -> anyhow::Result<()> {
+                let name = concat!("local ", stringify!($name));
+                super::$name(super::Backend::memory(name).shared()?).await
+            })*
+        }
+        mod local_beside_mqtt {
+            $(#[tokio::test]
+            async fn $name() -> anyhow::Result<()> {
+                super::$name(super::Backend::mqtt().await?.shared()?).await
+            })*
+        }
+    };
+}
+
+fast_conformance! {
+    events_arrive_whole_and_in_order
+    overlapping_filters_of_one_client_deliver_once_each
+    a_fast_event_is_refused_and_counted_while_the_broker_is_away
+    a_subscription_made_while_the_broker_is_away_works_when_it_is_there
+    an_unsubscribed_filter_brings_nothing_more
+    a_slow_subscriber_of_fast_events_gets_the_newest
+    newest_skips_what_is_older
+    an_event_too_large_is_refused_by_name
     a_closed_bus_refuses_and_ends_its_subscriptions
     a_retained_event_reaches_those_who_come_later
     publishing_closes_the_hop
@@ -438,9 +477,9 @@ async fn a_thousand_events_survive_a_line_that_is_cut_again_and_again(
     let (mut cuts, mut cutting) = (0, false);
     while !ledger.missing(1..=EVENTS).is_empty() {
         let cut = async {
-            match &backend {
+            match backend.line() {
                 // In the middle of a packet.
-                Backend::Mqtt { line, .. } if cutting => eventually(LIMIT, || async { line.is_cut() }).await,
+                Some(line) if cutting => eventually(LIMIT, || async { line.is_cut() }).await,
                 _ => std::future::pending().await,
             }
         };
@@ -449,16 +488,13 @@ async fn a_thousand_events_survive_a_line_that_is_cut_again_and_again(
                 let is_new = ledger.note(number?);
                 seen.send_replace(ledger.len() as u64);
                 if is_new && ledger.len() % 150 == 0 && ledger.len() < 900 {
-                    match &backend {
-                        Backend::Mqtt { line, .. } => {
-                            line.cut_after(1000);
-                            cutting = true;
-                        }
-                        Backend::Memory(_) => {
-                            backend.cut();
-                            backend.heal();
-                            cuts += 1;
-                        }
+                    if let Backend::Mqtt { line, .. } = &backend {
+                        line.cut_after(1000);
+                        cutting = true;
+                    } else {
+                        backend.cut();
+                        backend.heal();
+                        cuts += 1;
                     }
                 }
             }

@@ -10,9 +10,12 @@
 )]
 
 mod backends;
+mod bridge;
 mod conformance;
+mod local;
 mod mqtt;
 mod numbered;
 mod presence;
 mod raw;
+mod redis;
 mod tls;

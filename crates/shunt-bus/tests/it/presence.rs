@@ -46,3 +46,8 @@ async fn a_module_is_seen_to_come_and_go_in_memory() -> anyhow::Result<()> {
 async fn a_module_is_seen_to_come_and_go_on_mosquitto() -> anyhow::Result<()> {
     check(Backend::mqtt().await?).await
 }
+
+#[tokio::test]
+async fn a_module_is_seen_to_come_and_go_on_redis() -> anyhow::Result<()> {
+    check(Backend::redis().await?).await
+}

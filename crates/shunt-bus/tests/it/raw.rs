@@ -5,7 +5,7 @@ use shunt_bus::{
     BusError, BusState, PublishError,
     raw::{RawBus, RawMessage, RawOptions, RawSubscription},
 };
-use shunt_testkit::{Line, Mosquitto};
+use shunt_testkit::{Line, Mosquitto, Redis};
 use tokio::time::timeout;
 
 use crate::backends::LIMIT;
@@ -90,5 +90,36 @@ async fn a_topic_with_wildcards_is_refused_and_the_connection_lives() -> anyhow:
     assert_eq!(bus.counters().reconnects, 0);
     let memory = RawBus::open(RawOptions::new("memory:raw", "here".parse()?));
     assert!(matches!(memory, Err(BusError::NotRaw(_))), "{memory:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn raw_messages_pass_over_redis_and_come_back_after_a_cut() -> anyhow::Result<()> {
+    let server = Redis::start().await?;
+    let line = Line::to(server.addr()).await?;
+    let here = open(&format!("redis://{}", line.addr()), "here", true).await?;
+    let there = open(&server.url(), "there", false).await?;
+    let mut messages = here.subscribe("airq:*").await?;
+    let mut own = there.subscribe("airq:*").await?;
+    let payload = Bytes::from_static(&[0, 0xFF, b'{', b'\n']);
+    there.publish("airq:ghent:b1", payload.clone(), true)?;
+    let expected = RawMessage { topic: "airq:ghent:b1".to_owned(), payload: payload.clone(), retain: false };
+    assert_eq!(next(&mut messages).await?, expected);
+    // Its own stay away, the same from others do not.
+    here.publish("airq:ghent:b1", payload.clone(), false)?;
+    assert_eq!(next(&mut own).await?, expected);
+    line.drop_connections();
+    let came = async {
+        loop {
+            there.publish("airq:again", payload.clone(), false)?;
+            match timeout(std::time::Duration::from_millis(50), messages.next()).await {
+                Ok(Some(message)) if message.topic == "airq:again" => return anyhow::Ok(()),
+                _ => {}
+            }
+        }
+    };
+    timeout(LIMIT, came).await??;
+    here.close(LIMIT).await;
+    assert!(matches!(here.publish("a", payload, false), Err(PublishError::Closed)));
     Ok(())
 }

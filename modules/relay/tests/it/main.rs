@@ -14,4 +14,5 @@ mod disk;
 mod docs;
 mod drops;
 mod process;
+mod redis;
 mod rig;

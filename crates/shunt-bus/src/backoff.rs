@@ -9,13 +9,13 @@ const LAST: Duration = Duration::from_secs(5);
 
 /// Doubles with each failure, with jitter, so that many clients of a broker that restarts do not come at once.
 #[derive(Debug, Default)]
-pub(super) struct Backoff(u32);
+pub(crate) struct Backoff(u32);
 
 // === impl Backoff ===
 
 impl Backoff {
     /// How long to wait now: nothing at first, then longer each time.
-    pub(super) fn next(&mut self) -> Duration {
+    pub(crate) fn next(&mut self) -> Duration {
         let failures = self.0;
         self.0 = failures.saturating_add(1);
         let Some(doublings) = failures.checked_sub(1) else { return Duration::ZERO };
@@ -24,7 +24,7 @@ impl Backoff {
     }
 
     /// A connection proved good: begin anew, but do not come back at once if it breaks.
-    pub(super) fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.0 = 1;
     }
 }

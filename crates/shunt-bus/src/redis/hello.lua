@@ -1,0 +1,8 @@
+-- The client is there: it has this long to come again, and leaves what is to be told if it does not.
+local client, owner, alive, online, will, bound = unpack(ARGV)
+redis.call('SET', 'shunt:alive:' .. client, owner, 'PX', alive)
+if online ~= '' then
+  redis.call('HSET', 'shunt:wills', client, will)
+  tell(client, online, bound)
+end
+return 1
