@@ -11,7 +11,11 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::{Ack, Delivery, message::Arrived};
+use crate::{
+    Ack, Delivery,
+    local::{TwoWays, Verdict},
+    message::Arrived,
+};
 
 /// One subscriber's waiting messages.
 ///
@@ -23,6 +27,8 @@ pub(crate) struct Inbox {
     capacity: usize,
     state: Mutex<State>,
     arrived: Notify,
+    /// Where fast events come by two ways.
+    ways: Option<Mutex<TwoWays>>,
 }
 
 #[derive(Debug, Default)]
@@ -59,12 +65,71 @@ pub(crate) struct Item {
 
 impl Inbox {
     pub(crate) fn new(delivery: Delivery, capacity: usize) -> Arc<Self> {
-        Arc::new(Self {
-            delivery,
-            capacity: capacity.max(1),
-            state: Mutex::default(),
-            arrived: Notify::new(),
-        })
+        Self::with(delivery, capacity, None)
+    }
+
+    /// An inbox whose fast events come by two ways.
+    pub(crate) fn of_two_ways(delivery: Delivery, capacity: usize) -> Arc<Self> {
+        Self::with(delivery, capacity, Some(Mutex::default()))
+    }
+
+    fn with(delivery: Delivery, capacity: usize, ways: Option<Mutex<TwoWays>>) -> Arc<Self> {
+        let capacity = capacity.max(1);
+        Arc::new(Self { delivery, capacity, state: Mutex::default(), arrived: Notify::new(), ways })
+    }
+
+    /// Adds a fast message from the broker, unless it is here already; returns whether it was not.
+    pub(crate) fn offer(&self, item: Item, dropped: &AtomicU64) -> bool {
+        let Some(ways) = &self.ways else {
+            self.push(item, dropped);
+            return true;
+        };
+        // Held until it is added, so that no other way gets in between.
+        let mut ways = ways.lock();
+        let verdict = ways.by_broker(item);
+        let is_news = matches!(verdict, Verdict::New(_));
+        self.follow(verdict, dropped);
+        is_news
+    }
+
+    /// Adds an event that came past the broker from this publisher, unless it is here already. Returns whether it
+    /// was not, and whether it waits for [`Inbox::release`]. `patient`: it may wait.
+    pub(crate) fn offer_local(
+        &self,
+        publisher: u64,
+        item: Item,
+        patient: bool,
+        dropped: &AtomicU64,
+    ) -> (bool, bool) {
+        let Some(ways) = &self.ways else { return (false, false) };
+        let message = Arc::clone(&item.message);
+        let mut ways = ways.lock();
+        let verdict = ways.by_socket(publisher, item, patient, self.capacity);
+        let held = matches!(verdict, Verdict::Held);
+        let is_news = match &verdict {
+            Verdict::New(_) | Verdict::Held => true,
+            Verdict::Known => false,
+            Verdict::Release(items) => items.back().is_some_and(|item| Arc::ptr_eq(&item.message, &message)),
+        };
+        self.follow(verdict, dropped);
+        (is_news, held)
+    }
+
+    /// What waits of this publisher waits no longer; `end`: it is gone.
+    pub(crate) fn release(&self, publisher: u64, end: bool, dropped: &AtomicU64) {
+        if let Some(ways) = &self.ways {
+            let mut ways = ways.lock();
+            let items = ways.release(publisher, end);
+            self.follow(Verdict::Release(items), dropped);
+        }
+    }
+
+    fn follow(&self, verdict: Verdict, dropped: &AtomicU64) {
+        match verdict {
+            Verdict::New(item) => self.push(item, dropped),
+            Verdict::Known | Verdict::Held => {}
+            Verdict::Release(items) => items.into_iter().for_each(|item| self.push(item, dropped)),
+        }
     }
 
     /// Adds a message; counts one that it drops for it.

@@ -58,6 +58,9 @@ pub(crate) struct Counters {
     pub(crate) dropped_sending: AtomicU64,
     pub(crate) dropped_receiving: AtomicU64,
     pub(crate) reconnects: AtomicU64,
+    pub(crate) sent_locally: AtomicU64,
+    pub(crate) received_locally: AtomicU64,
+    pub(crate) dropped_locally: AtomicU64,
 }
 
 // === impl Common ===
@@ -129,6 +132,9 @@ impl Counters {
             dropped_sending: self.dropped_sending.load(Ordering::Relaxed),
             dropped_receiving: self.dropped_receiving.load(Ordering::Relaxed),
             reconnects: self.reconnects.load(Ordering::Relaxed),
+            sent_locally: self.sent_locally.load(Ordering::Relaxed),
+            received_locally: self.received_locally.load(Ordering::Relaxed),
+            dropped_locally: self.dropped_locally.load(Ordering::Relaxed),
         }
     }
 }

@@ -112,17 +112,17 @@ impl Registry {
                 None => return,
             },
         };
-        Counters::count(&self.counters.received);
         let message = Arc::new(message);
         let mut inboxes = self.matching(|entry| ids.contains(&entry.id), &message);
         if inboxes.is_empty() {
             // A number of an earlier life of this client, or a broker that names none.
             inboxes = self.matching(|_| true, &message);
         }
+        let Some(mark) = mark else { return self.hand_over(&message, inboxes) };
+        Counters::count(&self.counters.received);
         let assured = inboxes.iter().filter(|inbox| inbox.delivery == Delivery::Assured).count();
         let nobody = inboxes.is_empty();
-        let keys = mark.map(|mark| mark.keys(&self.line, if nobody { 1 } else { assured as u32 }));
-        let mut keys = keys.unwrap_or_default();
+        let mut keys = mark.keys(&self.line, if nobody { 1 } else { assured as u32 });
         for inbox in inboxes {
             let key = if inbox.delivery == Delivery::Assured { keys.pop() } else { None };
             let item = Item { message: Arc::clone(&message), ack: key.unwrap_or_else(Ack::none) };
@@ -130,6 +130,19 @@ impl Registry {
         }
         if let Some(ack) = keys.pop() {
             self.unclaimed.push_back((Instant::now(), Item { message, ack }));
+        }
+    }
+
+    /// Hands a fast message to these, where it may have come by another way already.
+    fn hand_over(&self, message: &Arc<Arrived>, inboxes: Vec<Arc<Inbox>>) {
+        // What nobody here wants any more may be the late copy of what was counted.
+        let mut is_news = false;
+        for inbox in inboxes {
+            let item = Item { message: Arc::clone(message), ack: Ack::none() };
+            is_news |= inbox.offer(item, &self.counters.dropped_receiving);
+        }
+        if is_news {
+            Counters::count(&self.counters.received);
         }
     }
 

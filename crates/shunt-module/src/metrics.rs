@@ -153,13 +153,27 @@ impl Common {
         let hub = self.hub.as_ref().map(Hub::counters).unwrap_or_default();
         let dropped =
             "Fast events dropped: not connected or queue full (sending), subscriber too slow (receiving).";
+        let local = "Fast events that went past the broker, once for each module that shares memory (sending), or whose first copy came so (receiving).";
         vec![
             ("shunt_bus_published_events_total", "Events handed to the broker.", &[], Counter(bus.published)),
             (
                 "shunt_bus_received_events_total",
-                "Events received from the broker.",
+                "Events received; one that came by two ways counts once.",
                 &[],
                 Counter(bus.received),
+            ),
+            ("shunt_bus_local_events_total", local, &[("direction", "sending")], Counter(bus.sent_locally)),
+            (
+                "shunt_bus_local_events_total",
+                local,
+                &[("direction", "receiving")],
+                Counter(bus.received_locally),
+            ),
+            (
+                "shunt_bus_local_dropped_events_total",
+                "Fast events past the broker that a slow module did not take in time; the broker's copy may have reached it.",
+                &[],
+                Counter(bus.dropped_locally),
             ),
             (
                 "shunt_bus_dropped_events_total",
