@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use shunt_bus::{Bus, BusOptions, BusTls, Delivery, PublishError};
 use shunt_hub::HubOptions;
-use shunt_testkit::eventually;
+use shunt_testkit::{Redis, eventually};
 use shunt_wire::{Envelope, Kind};
 use tokio::process::Command;
 
@@ -48,6 +48,17 @@ async fn mosquitto_pub(chain: &Chain, folder: &Path, tls: &BusTls, topic: &str) 
     let run = Command::new(program).args(arguments).kill_on_drop(true).output();
     let done = tokio::time::timeout(LIMIT, run).await.expect("it ends").unwrap();
     Some((done.status.code().unwrap(), String::from_utf8_lossy(&done.stderr).into_owned()))
+}
+
+/// Is redis-server installed?
+fn has_redis() -> bool {
+    let installed =
+        ["/usr/bin", "/usr/local/bin"].iter().any(|folder| Path::new(folder).join("redis-server").is_file());
+    assert!(installed || std::env::var_os("CI").is_none(), "redis-server is not installed");
+    if !installed {
+        println!("Skipped: redis-server is not installed.");
+    }
+    installed
 }
 
 #[tokio::test]
@@ -123,9 +134,7 @@ async fn a_broker_killed_under_its_supervisor_comes_back_and_nothing_is_lost() {
 #[tokio::test]
 async fn every_emotion_told_reaches_the_hub_over_redis_too() {
     let Some(pictures) = astronaut() else { return };
-    if !Path::new("/usr/bin/redis-server").is_file() {
-        assert!(std::env::var_os("CI").is_none(), "redis-server is not installed");
-        println!("Skipped: redis-server is not installed.");
+    if !has_redis() {
         return;
     }
     let chain = Chain::on_pictures(pictures.path(), &["--bus", "redis"]).await;
@@ -139,4 +148,29 @@ async fn every_emotion_told_reaches_the_hub_over_redis_too() {
     nothing_lost(&report);
     assert_eq!(report["events_at_hub"], report["emotions"], "{report}");
     assert_eq!(report["restarts"], json!({}), "{report}");
+}
+
+#[tokio::test]
+async fn the_bridge_copies_from_the_bus_of_the_chain_to_redis() {
+    if !has_redis() {
+        return;
+    }
+    let redis = Redis::start().await.unwrap();
+    let chain = Chain::start(&["--source", "/dev/null", "--only", "relay"]).await;
+    let url = redis.url();
+    let bridge = ["bridge", "--to", &url, "shunt/label/# -> labels:*", "--for", "8s", "--json"];
+    let bridged = chain.shunt(&bridge);
+    let publish = async {
+        loop {
+            let sent = chain.shunt(&["publish", "label", "by-hand", "{}", "--fast"]).await;
+            assert_eq!(sent.code, Some(0), "{sent:?}");
+        }
+    };
+    let printed = tokio::select! {
+        printed = bridged => printed,
+        () = publish => unreachable!("it publishes until the bridge ends"),
+    };
+    let counters: Value = serde_json::from_str(printed.out.trim()).unwrap_or_else(|_| panic!("{printed:?}"));
+    assert!(counters["copied"].as_u64().unwrap() > 0, "{printed:?}");
+    chain.stop().await;
 }

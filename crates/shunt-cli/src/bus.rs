@@ -48,13 +48,20 @@ pub(crate) struct BusArgs {
     /// Another bus than that of the chain: mqtt://host:port, mqtts://host:port, redis://host:port.
     #[arg(long, value_name = "URL")]
     url: Option<String>,
-    /// For mqtts: the certificates of the authorities to trust, a PEM file.
-    #[arg(long, value_name = "FILE", requires = "url")]
+    #[command(flatten)]
+    proof: ProofArgs,
+}
+
+/// How to prove oneself to a broker that is not the chain's.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct ProofArgs {
+    /// With TLS: the certificates of the authorities to trust, a PEM file.
+    #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
-    /// For mqtts: our own certificate, a PEM file.
+    /// With TLS: our own certificate, a PEM file.
     #[arg(long, value_name = "FILE", requires_all = ["ca", "key"])]
     cert: Option<PathBuf>,
-    /// For mqtts: the key of our own certificate, a PEM file.
+    /// With TLS: the key of our own certificate, a PEM file.
     #[arg(long, value_name = "FILE", requires = "cert")]
     key: Option<PathBuf>,
 }
@@ -68,11 +75,17 @@ pub(crate) struct Client {
     _identity: Option<File>,
 }
 
-/// Who we are on the bus.
-struct Identity {
-    name: Name,
-    tls: Option<BusTls>,
-    lock: Option<File>,
+/// A bus, and who we are on it.
+#[derive(Debug)]
+pub(crate) struct Place {
+    /// Its address.
+    pub(crate) url: String,
+    /// Our name.
+    pub(crate) name: Name,
+    /// How we prove it.
+    pub(crate) tls: Option<TlsFrom>,
+    /// Keeps our identity from being taken by another process.
+    pub(crate) lock: Option<File>,
 }
 
 // === impl BusArgs ===
@@ -90,73 +103,65 @@ impl BusArgs {
 
     /// Connects; fails where the broker is not there, or does not let us in.
     pub(crate) async fn open(&self) -> anyhow::Result<Client> {
-        let (url, identity) = match &self.url {
-            Some(url) => (url.clone(), self.named()?),
-            None => {
-                let folder = self.folder();
-                let chain = Chain::read(&folder)?;
-                anyhow::ensure!(
-                    !chain.bus.is_empty(),
-                    "the chain of {} names no bus: give --url",
-                    folder.display()
-                );
-                let identity = if chain.bus.starts_with("mqtts:") {
-                    Identity::of_chain(&folder, &chain).await?
-                } else {
-                    Identity::plain()?
-                };
-                (chain.bus, identity)
-            }
-        };
-        connect(&url, identity).await
+        connect(Place::find(self.url.as_deref(), &self.folder(), &self.proof).await?).await
     }
+}
 
-    /// Who we are at a bus that the user names.
-    fn named(&self) -> anyhow::Result<Identity> {
+// === impl ProofArgs ===
+
+impl ProofArgs {
+    fn read(&self) -> anyhow::Result<Option<TlsFrom>> {
         let read = |file: &PathBuf| {
             fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))
         };
-        let mut identity = Identity::plain()?;
-        if let Some(ca) = &self.ca {
-            let own = match (&self.cert, &self.key) {
-                (Some(cert), Some(key)) => Some((read(cert)?, read(key)?)),
-                _ => None,
-            };
-            identity.tls = Some(BusTls { trust: read(ca)?, identity: own });
-        }
-        Ok(identity)
+        let Some(ca) = &self.ca else { return Ok(None) };
+        let identity = match (&self.cert, &self.key) {
+            (Some(cert), Some(key)) => Some((read(cert)?, read(key)?)),
+            _ => None,
+        };
+        Ok(Some(TlsFrom::Fixed(BusTls { trust: read(ca)?, identity })))
     }
 }
 
-// === impl Identity ===
+// === impl Place ===
 
-impl Identity {
-    /// A name of this process, for a broker that asks for no proof.
-    fn plain() -> anyhow::Result<Self> {
-        Ok(Self { name: format!("shunt-cli-{}", std::process::id()).parse()?, tls: None, lock: None })
+impl Place {
+    /// The bus at this address, or that of the chain in this folder; there the stand-in says who we are, unless the
+    /// user does.
+    pub(crate) async fn find(url: Option<&str>, folder: &Path, proof: &ProofArgs) -> anyhow::Result<Self> {
+        let tls = proof.read()?;
+        let chain = match url {
+            // Without a chain it is none of the chain's.
+            Some(url) => Chain::read(folder).ok().filter(|chain| chain.bus == url),
+            None => Some(Chain::read(folder)?),
+        };
+        let url = match (&chain, url) {
+            (Some(chain), _) => chain.bus.clone(),
+            (None, url) => url.unwrap_or_default().to_owned(),
+        };
+        anyhow::ensure!(!url.is_empty(), "the chain of {} names no bus: give its address", folder.display());
+        match chain.filter(|_| tls.is_none() && url.starts_with("mqtts:")) {
+            Some(chain) => Self::of_chain(url, folder, &chain).await,
+            None => {
+                Ok(Self { url, name: format!("shunt-cli-{}", std::process::id()).parse()?, tls, lock: None })
+            }
+        }
     }
 
     /// An identity of the chain's stand-in that no other process uses now.
-    async fn of_chain(folder: &Path, chain: &Chain) -> anyhow::Result<Self> {
+    async fn of_chain(url: String, folder: &Path, chain: &Chain) -> anyhow::Result<Self> {
         let (name, lock) = free_identity(folder)?;
         let control = Control::new(&chain.control)?;
         control.add_module(&chain.device, name).await?;
-        let tls = certificates(&control.environment(name).await?, name).await?;
-        Ok(Self { name: name.parse()?, tls: Some(tls), lock: Some(lock) })
+        let environment = control.environment(name).await?;
+        let workload = HubOptions::from_environment(&environment)?
+            .and_then(|options| options.workload())
+            .with_context(|| format!("the stand-in gives {name} no workload api"))?;
+        let certificate = workload.identity_certificate().await?;
+        let identity = Some((certificate.chain, certificate.private_key));
+        let tls = BusTls { trust: workload.trust_bundle().await?, identity };
+        Ok(Self { url, name: name.parse()?, tls: Some(TlsFrom::Fixed(tls)), lock: Some(lock) })
     }
-}
-
-/// What the workload API of this environment gives a module to prove itself with.
-pub(crate) async fn certificates(
-    environment: &BTreeMap<String, String>,
-    name: &str,
-) -> anyhow::Result<BusTls> {
-    let workload = HubOptions::from_environment(environment)?
-        .and_then(|options| options.workload())
-        .with_context(|| format!("the stand-in gives {name} no workload api"))?;
-    let certificate = workload.identity_certificate().await?;
-    let identity = Some((certificate.chain, certificate.private_key));
-    Ok(BusTls { trust: workload.trust_bundle().await?, identity })
 }
 
 /// The first identity that nobody holds, and the lock on it: the kernel takes the lock away when a process ends,
@@ -174,10 +179,10 @@ fn free_identity(folder: &Path) -> anyhow::Result<(&'static str, File)> {
     anyhow::bail!("{} commands are on this bus already, and there is no place for more", IDENTITIES.len())
 }
 
-async fn connect(url: &str, identity: Identity) -> anyhow::Result<Client> {
-    let Identity { name, tls, lock } = identity;
-    let options = BusOptions { queue: 1024, tls: tls.map(TlsFrom::Fixed), ..BusOptions::new(url, name) };
-    let bus = Bus::open(options).with_context(|| format!("cannot use the bus {}", hide(url)))?;
+async fn connect(place: Place) -> anyhow::Result<Client> {
+    let Place { url, name, tls, lock } = place;
+    let options = BusOptions { queue: 1024, tls, ..BusOptions::new(&url, name) };
+    let bus = Bus::open(options).with_context(|| format!("cannot use the bus {}", hide(&url)))?;
     let begin = Instant::now();
     let mut state = bus.state();
     let connected = state.wait_for(|state| *state == BusState::Connected);
@@ -186,7 +191,7 @@ async fn connect(url: &str, identity: Identity) -> anyhow::Result<Client> {
             BusState::Disconnected(why) => why.clone(),
             BusState::Connected => "it came too late".to_owned(),
         };
-        anyhow::bail!("no bus at {} after {:.0} s: {why}", hide(url), begin.elapsed().as_secs_f64());
+        anyhow::bail!("no bus at {} after {:.0} s: {why}", hide(&url), begin.elapsed().as_secs_f64());
     }
     Ok(Client { bus, _identity: lock })
 }
