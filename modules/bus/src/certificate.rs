@@ -34,7 +34,7 @@ pub(crate) struct Certificate {
 #[derive(Debug, Clone)]
 pub(crate) struct OwnTls {
     trust: Arc<Mutex<String>>,
-    identity: (String, String),
+    identity: Option<(String, String)>,
 }
 
 // === impl Certificate ===
@@ -67,7 +67,12 @@ impl Certificate {
 
 impl OwnTls {
     pub(crate) fn new(identity: (String, String)) -> Self {
-        Self { trust: Arc::default(), identity }
+        Self { trust: Arc::default(), identity: Some(identity) }
+    }
+
+    /// Trusts the same authorities, under another name or none.
+    pub(crate) fn with(&self, identity: Option<(String, String)>) -> Self {
+        Self { trust: Arc::clone(&self.trust), identity }
     }
 
     /// Whom to trust from now on.
@@ -78,7 +83,7 @@ impl OwnTls {
 
 impl TlsSource for OwnTls {
     fn tls(&self) -> Pin<Box<dyn Future<Output = Result<BusTls, String>> + Send + '_>> {
-        let tls = BusTls { trust: self.trust.lock().clone(), identity: Some(self.identity.clone()) };
+        let tls = BusTls { trust: self.trust.lock().clone(), identity: self.identity.clone() };
         Box::pin(std::future::ready(Ok(tls)))
     }
 }

@@ -222,7 +222,7 @@ fn is_host_character(character: char) -> bool {
 }
 
 /// What stands in a line of the broker's access file may not break out of it, nor reach the broker's own topics.
-fn check_filter(filter: &str) -> Result<(), String> {
+pub(crate) fn check_filter(filter: &str) -> Result<(), String> {
     let rule = if filter.is_empty() || filter.len() > MAX_FILTER {
         "must have 1 to 256 bytes"
     } else if filter.contains(|c: char| c.is_whitespace() || c.is_control()) {

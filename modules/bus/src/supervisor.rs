@@ -9,8 +9,9 @@ use shunt_wire::Name;
 use tokio::time::{Instant, sleep_until};
 
 use crate::{
-    BusSettings, Grant, access,
+    BusSettings, access,
     authority::Authority,
+    bridge,
     broker::{Broker, Programs},
     certificate::{Certificate, OwnTls},
     configuration::{ACCESS, AUTHORITIES, CERTIFICATE, Configuration, KEY, PLAIN_ACCESS},
@@ -38,6 +39,7 @@ pub(crate) struct Supervisor {
     authority: Authority,
     monitor_tls: OwnTls,
     monitor: Option<Monitor>,
+    bridge: Option<bridge::Running>,
     settings: Arc<BusSettings>,
     certificate: Option<Certificate>,
     state: State,
@@ -76,6 +78,7 @@ impl Supervisor {
             authority,
             monitor_tls,
             monitor: None,
+            bridge: None,
             settings: context.settings.current(),
             certificate: None,
             state: State::Waiting(Instant::now()),
@@ -148,7 +151,7 @@ impl Supervisor {
         let old_certificate = std::mem::replace(&mut self.certificate, certificate);
         let problem = match &self.state {
             State::Waiting(_) => None,
-            State::Running(..) if reload => self.reload().err(),
+            State::Running(..) if reload => self.reload().and_then(|()| self.follow()).err(),
             State::Running(..) => {
                 self.tally.restarted();
                 self.stop(STOP_LIMIT).await;
@@ -211,7 +214,25 @@ impl Supervisor {
                 "The bus has a port without TLS: whoever reaches it may do what `plain` says, and take any client's place."
             );
         }
-        let (url, tls) = self.door(&settings);
+        self.follow()
+    }
+
+    /// Makes our own clients follow the settings in force.
+    fn follow(&mut self) -> Result<(), String> {
+        let (url, tls) = self.door();
+        let plan = bridge::Plan::new(&url, &self.settings);
+        if self.bridge.as_ref().map(bridge::Running::plan) != plan.as_ref() {
+            let tls = match &tls {
+                None => None,
+                Some(tls) => {
+                    let identity =
+                        self.authority.client(access::BRIDGE).map_err(|error| error.to_string())?;
+                    Some((tls.with(Some(identity)), tls.with(None)))
+                }
+            };
+            let (tally, health) = (self.tally.clone(), self.health.clone());
+            self.bridge = plan.map(|plan| bridge::Running::start(plan, tls, tally, health));
+        }
         if self.monitor.as_ref().is_none_or(|monitor| monitor.url() != url) {
             self.monitor = Some(Monitor::start(url, tls, self.tally.clone()));
         }
@@ -290,7 +311,7 @@ impl Supervisor {
             write(AUTHORITIES, &format!("{}\n{}", trust.trim_end(), self.authority.certificate()))?;
             write(CERTIFICATE, chain)?;
             write(KEY, key)?;
-            write(ACCESS, &access::file(&self.settings, &Grant::default()))?;
+            write(ACCESS, &access::file(&self.settings, &bridge::grant(&self.settings)))?;
             self.monitor_tls.trust(trust);
             self.tally.expires(expires.unix_timestamp());
         }
@@ -301,7 +322,8 @@ impl Supervisor {
     }
 
     /// Where our own clients enter.
-    fn door(&self, settings: &BusSettings) -> (String, Option<OwnTls>) {
+    fn door(&self) -> (String, Option<OwnTls>) {
+        let settings = &*self.settings;
         if settings.tls_port != 0 {
             let url = format!("mqtts://{}:{}", bracketed(&settings.host(&self.name)), settings.tls_port);
             return (url, Some(self.monitor_tls.clone()));

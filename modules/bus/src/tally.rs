@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use prometheus::{IntCounter, IntGauge, Registry, core::Collector};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry, core::Collector};
+use shunt_bus::bridge::BridgeCounters;
 
 /// What the broker tells of itself, on which topic, as which metric.
 const GAUGES: [(&str, &str, &str); 8] = [
@@ -55,6 +56,8 @@ pub(crate) struct Tally {
     reloads: IntCounter,
     refused: IntCounter,
     expiry: IntGauge,
+    copied: IntCounter,
+    not_copied: IntCounterVec,
 }
 
 /// A counter that follows the broker's, which begins anew with each start of it.
@@ -91,6 +94,17 @@ impl Tally {
                 "shunt_bus_certificate_expiry_timestamp_seconds",
                 "When the broker's certificate runs out, in seconds since 1970; 0: there is none.",
             )?,
+            copied: IntCounter::new(
+                "shunt_bus_bridge_copied_messages_total",
+                "Messages that the bridge copied.",
+            )?,
+            not_copied: IntCounterVec::new(
+                Opts::new(
+                    "shunt_bus_bridge_dropped_messages_total",
+                    "Messages that the bridge did not copy: away (the other side was not there), full (they came faster than they went), refused (no counterpart, or too large).",
+                ),
+                &["reason"],
+            )?,
         })
     }
 
@@ -110,6 +124,8 @@ impl Tally {
             collectors.push(Box::new(counter.clone()));
         }
         collectors.push(Box::new(self.expiry.clone()));
+        collectors.push(Box::new(self.copied.clone()));
+        collectors.push(Box::new(self.not_copied.clone()));
         collectors
     }
 
@@ -126,6 +142,19 @@ impl Tally {
             let mut last = counted.last.lock();
             counted.counter.inc_by(number.checked_sub(*last).unwrap_or(number));
             *last = number;
+        }
+    }
+
+    /// What the bridge did since the last look.
+    pub(crate) fn bridged(&self, last: &BridgeCounters, now: &BridgeCounters) {
+        self.copied.inc_by(now.copied.saturating_sub(last.copied));
+        let reasons = [
+            ("away", last.dropped_away, now.dropped_away),
+            ("full", last.dropped_full, now.dropped_full),
+            ("refused", last.dropped_refused, now.dropped_refused),
+        ];
+        for (reason, last, now) in reasons {
+            self.not_copied.with_label_values(&[reason]).inc_by(now.saturating_sub(last));
         }
     }
 

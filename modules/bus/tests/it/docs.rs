@@ -5,7 +5,8 @@ use shunt_testkit::repo_root;
 
 #[test]
 fn the_reference_tells_the_settings_of_the_bus() {
-    check_section(&repo_root().join("docs/settings.md"), "bus", &settings_table::<bus::BusSettings>()).unwrap();
+    check_section(&repo_root().join("docs/settings.md"), "bus", &settings_table::<bus::BusSettings>())
+        .unwrap();
 }
 
 #[test]
