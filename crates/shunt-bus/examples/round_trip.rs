@@ -1,17 +1,17 @@
 //! Round trips over the bus: one client sends, another answers, both through the broker.
 //!
 //! ```text
-//! cargo run -p shunt-bus --example round_trip [ADDRESS [BYTES [COUNT]]]
+//! cargo run -p shunt-bus --example round_trip [ADDRESS|mosquitto|redis [BYTES [COUNT]]]
 //! ```
 //!
-//! Without an address it starts a Mosquitto of its own. It prints microseconds.
+//! Without an address it starts a Mosquitto of its own, or a Redis. It prints microseconds.
 
 use std::time::Instant;
 
 use anyhow::Context;
 use hdrhistogram::Histogram;
 use shunt_bus::{Bus, BusOptions, BusState, Delivery};
-use shunt_testkit::Mosquitto;
+use shunt_testkit::{Mosquitto, Redis};
 use shunt_wire::{Envelope, Kind, Name, TopicFilter};
 
 /// Before the count begins.
@@ -26,11 +26,12 @@ fn main() -> anyhow::Result<()> {
     // The answering side has a runtime and a thread of its own, as a module in its own process has.
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build();
     let here = runtime()?;
-    let broker = match address {
-        Some(_) => None,
-        None => Some(here.block_on(Mosquitto::start())?),
+    let (mut mosquitto, mut redis) = (None, None);
+    let url = match address.as_deref() {
+        None | Some("mosquitto") => mosquitto.insert(here.block_on(Mosquitto::start())?).url(),
+        Some("redis") => redis.insert(here.block_on(Redis::start())?).url(),
+        Some(address) => address.to_owned(),
     };
-    let url = address.or(broker.as_ref().map(Mosquitto::url)).context("no broker")?;
     let there = runtime()?;
     let answering = {
         let url = url.clone();

@@ -184,10 +184,7 @@ impl Bridge {
     }
 
     async fn follow(&self, rule: Rule) -> Result<(), BridgeError> {
-        let (source, target) = match rule.is_reverse {
-            false => (&self.from, &self.to),
-            true => (&self.to, &self.from),
-        };
+        let (source, target) = if rule.is_reverse { (&self.to, &self.from) } else { (&self.from, &self.to) };
         let subscribed = source.subscribe(&rule.filter()).await;
         let messages =
             subscribed.map_err(|source| BridgeError::Subscribe { rule: rule.text.clone(), source })?;
@@ -229,25 +226,25 @@ impl Drop for Bridge {
     }
 }
 
-async fn copy(rule: Rule, mut messages: RawSubscription, target: RawBus, counted: Arc<Counted>) {
+async fn copy(rule: Rule, mut messages: RawSubscription, target: RawBus, counts: Arc<Counted>) {
     while let Some(message) = messages.next().await {
         let Some(topic) = rule.rename(&message.topic) else {
             if rule.matches(&message.topic) {
                 tracing::debug!(topic = message.topic, "A name has no counterpart at the other broker.");
-                Counters::count(&counted.refused);
+                Counters::count(&counts.refused);
             }
             continue;
         };
         let result = target.publish(&topic, message.payload, false);
-        let counter = match &result {
-            Ok(()) => &counted.copied,
-            Err(PublishError::Unavailable(_)) if !target.is_connected() => &counted.away,
-            Err(PublishError::Unavailable(_)) => &counted.full,
+        let outcome = match &result {
+            Ok(()) => &counts.copied,
+            Err(PublishError::Unavailable(_)) if !target.is_connected() => &counts.away,
+            Err(PublishError::Unavailable(_)) => &counts.full,
             Err(error) => {
                 tracing::debug!(topic, %error, "A message cannot be copied.");
-                &counted.refused
+                &counts.refused
             }
         };
-        Counters::count(counter);
+        Counters::count(outcome);
     }
 }

@@ -243,10 +243,7 @@ impl Bus {
                 Box::new(mqtt::open(host, port, Some(tls), &common, &runtime))
             }
             Address::Redis(server) => {
-                let tls = match server.is_private() {
-                    true => Some(mqtt::Tls::new(tls.ok_or_else(|| BusError::Trust(format!("{server:?}")))?)?),
-                    false => None,
-                };
+                let tls = server.tls(tls)?;
                 Box::new(redis::open(server, tls, &common, &runtime))
             }
         };

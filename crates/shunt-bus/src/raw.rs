@@ -159,17 +159,12 @@ impl RawBus {
         };
         match address {
             Address::Mqtt { host, port, tls: private } => {
-                let tls = match private {
-                    true => Some(mqtt::Tls::new(tls.ok_or(BusError::Trust(url))?)?),
-                    false => None,
-                };
+                let tls = if private { Some(tls.ok_or(BusError::Trust(url))?) } else { None };
+                let tls = tls.map(mqtt::Tls::new).transpose()?;
                 runtime.spawn(mqtt::raw::run(host, port, tls, ends));
             }
             Address::Redis(server) => {
-                let tls = match server.is_private() {
-                    true => Some(mqtt::Tls::new(tls.ok_or_else(|| BusError::Trust(format!("{server:?}")))?)?),
-                    false => None,
-                };
+                let tls = server.tls(tls)?;
                 runtime.spawn(redis::raw::run(server, tls, ends));
             }
             Address::Memory(_) => return Err(BusError::NotRaw(url)),
@@ -192,12 +187,13 @@ impl RawBus {
             return Err(PublishError::TooLarge { size, max });
         }
         let message = RawMessage { topic: topic.to_owned(), payload, retain };
-        let sent = match common.is_connected() {
-            true => self.0.outgoing.try_send(message).map_err(|error| match error {
+        let sent = if common.is_connected() {
+            self.0.outgoing.try_send(message).map_err(|error| match error {
                 mpsc::error::TrySendError::Full(_) => PublishError::Unavailable("its queue is full"),
                 mpsc::error::TrySendError::Closed(_) => PublishError::Closed,
-            }),
-            false => Err(PublishError::Unavailable("the broker is not there")),
+            })
+        } else {
+            Err(PublishError::Unavailable("the broker is not there"))
         };
         if matches!(sent, Err(PublishError::Unavailable(_))) {
             Counters::count(&common.counters.dropped_sending);

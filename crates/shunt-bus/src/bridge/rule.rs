@@ -224,11 +224,9 @@ impl Side {
         for level in pattern.split(notation.separator()) {
             let is_last = at + level.len() == pattern.len();
             let read = match (level, notation) {
-                ("+", Notation::Mqtt) => Level::One,
-                ("#", Notation::Mqtt) if is_last => Level::Rest,
+                ("#", Notation::Mqtt) | ("*", Notation::Redis) if is_last => Level::Rest,
                 ("#", Notation::Mqtt) => return Err((at, "'#' must be the last level")),
-                ("*", Notation::Redis) if is_last => Level::Rest,
-                ("*", Notation::Redis) => Level::One,
+                ("+", Notation::Mqtt) | ("*", Notation::Redis) => Level::One,
                 (word, _) => match word.find(['+', '#', '*']) {
                     Some(inside) if word.len() > 1 => {
                         return Err((at + inside, "a wildcard must fill a level"));

@@ -21,7 +21,7 @@ use crate::{
 /// How long the broker may take to accept the connection, TLS and CONNECT.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// How long certificates may take: small devices make keys slowly.
-const CERTIFICATES_LIMIT: Duration = Duration::from_secs(60);
+const CERTIFICATES_LIMIT: Duration = Duration::from_mins(1);
 
 /// Where the broker is.
 #[derive(Clone)]

@@ -93,8 +93,7 @@ impl RawSession {
             let (name, max) = (self.ends.common.module.to_string(), longest(self.ends.common.max_message));
             let attempt = async move {
                 sleep(delay).await;
-                let connect = || server.connect(tls.as_ref(), &name, max);
-                let (main, live) = tokio::try_join!(connect(), connect())?;
+                let [main, live] = server.connect(tls.as_ref(), &name, max).await?;
                 Ok::<_, Broken>(Talks { main: Talk::new(main), live: Talk::new(live) })
             };
             tokio::pin!(attempt);
@@ -187,16 +186,13 @@ impl RawSession {
     /// Adds a subscriber, and subscribes where Redis is there.
     fn add(&mut self, new: NewRaw, talks: Option<&mut Talks>) {
         let NewRaw { filter: pattern, messages, done } = new;
-        let asked = match talks {
-            Some(talks) => {
-                talks.live.ask(&[b"PSUBSCRIBE", pattern.as_bytes()], Heard::Subscribed(pattern.clone()));
-                Some(done)
-            }
-            None => {
-                // It is made when Redis is there; who asked may be gone.
-                drop(done.send(Ok(())));
-                None
-            }
+        let asked = if let Some(talks) = talks {
+            talks.live.ask(&[b"PSUBSCRIBE", pattern.as_bytes()], Heard::Subscribed(pattern.clone()));
+            Some(done)
+        } else {
+            // It is made when Redis is there; who asked may be gone.
+            drop(done.send(Ok(())));
+            None
         };
         self.subscribers.push(Subscriber { pattern, messages, asked });
     }

@@ -141,8 +141,11 @@ fn build(whole: &Bytes, at: &mut usize) -> Result<Reply, Malformed> {
     })
 }
 
-/// The kind and the line of the reply at `at`, and where the next line begins.
-fn header(buffer: &[u8], at: usize) -> Result<Option<(u8, &[u8], usize)>, Malformed> {
+/// The kind and the line of a reply, and where the next line begins.
+type Header<'a> = (u8, &'a [u8], usize);
+
+/// How the reply at `at` begins, if its first line is all there.
+fn header(buffer: &[u8], at: usize) -> Result<Option<Header<'_>>, Malformed> {
     let rest = buffer.get(at..).unwrap_or_default();
     let Some((&kind, rest)) = rest.split_first() else { return Ok(None) };
     if !b"+-:$*".contains(&kind) {

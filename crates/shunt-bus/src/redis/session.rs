@@ -112,8 +112,11 @@ struct Asked {
     filter: TopicFilter,
     delivery: Delivery,
     /// A new subscriber waits; nothing for a subscription that is made again.
-    subscriber: Option<(Arc<Inbox>, oneshot::Sender<Result<(), SubscribeError>>)>,
+    subscriber: Option<Asker>,
 }
+
+/// A subscriber, and how it hears the answer.
+type Asker = (Arc<Inbox>, oneshot::Sender<Result<(), SubscribeError>>);
 
 /// What the connection for commands answers.
 enum Expect {
@@ -136,6 +139,7 @@ enum Heard {
 }
 
 /// What the reading connection answers.
+#[derive(Clone, Copy)]
 enum Read {
     /// What was delivered before and not acknowledged.
     Again,
@@ -171,8 +175,8 @@ enum End {
 
 impl Session {
     pub(super) fn new(server: Server, tls: Option<Tls>, link: &RedisLink, queues: Queues) -> Self {
-        let line = AckLine::new(Arc::clone(&link.wake));
-        let registry = Registry::new(Arc::clone(&line), Arc::clone(&link.common.counters));
+        let acks = AckLine::new(Arc::clone(&link.wake));
+        let registry = Registry::new(Arc::clone(&acks), Arc::clone(&link.common.counters));
         Self {
             server,
             tls,
@@ -182,7 +186,7 @@ impl Session {
             closing: link.closing.clone(),
             end: link.end.clone(),
             gone: link.gone.clone(),
-            line,
+            line: acks,
             registry,
             life: format!("{:032x}", rand::random::<u128>()),
             inflight: VecDeque::new(),
@@ -216,9 +220,7 @@ impl Session {
             let (name, max) = (self.common.module.to_string(), longest(self.common.max_message));
             let attempt = async move {
                 sleep(delay).await;
-                let tls = tls.as_ref();
-                let connect = || server.connect(tls, &name, max);
-                let (mut main, live, queue) = tokio::try_join!(connect(), connect(), connect())?;
+                let [mut main, live, queue] = server.connect(tls.as_ref(), &name, max).await?;
                 let scripts = Scripts::load(&mut main).await?;
                 Ok::<_, Broken>(Talks::new(Talk::new(main), Talk::new(live), Talk::new(queue), scripts))
             };
@@ -632,27 +634,27 @@ impl Session {
 
     fn made(&mut self, mut asked: Asked, talks: &mut Talks) {
         talks.has_stream |= asked.delivery == Delivery::Assured;
-        match asked.subscriber.take() {
+        if let Some((_, done)) = asked.subscriber.take() {
             // The subscriber may be gone.
-            Some((_, done)) => drop(done.send(Ok(()))),
-            None => {
-                talks.missing = talks.missing.saturating_sub(1);
-                self.is_complete(talks);
-            }
+            drop(done.send(Ok(())));
+        } else {
+            self.made_again(talks);
         }
     }
 
+    /// One of the subscriptions of before the break is settled.
+    fn made_again(&mut self, talks: &mut Talks) {
+        talks.missing = talks.missing.saturating_sub(1);
+        self.is_complete(talks);
+    }
+
     fn refused(&mut self, mut asked: Asked, reason: String, talks: &mut Talks) {
-        match asked.subscriber.take() {
-            Some((inbox, done)) => {
-                self.registry.refuse(asked.id, &inbox);
-                drop(done.send(Err(SubscribeError::Refused(reason))));
-            }
-            None => {
-                tracing::error!(%reason, "The broker refuses a subscription that it had granted; its messages are missing from now on.");
-                talks.missing = talks.missing.saturating_sub(1);
-                self.is_complete(talks);
-            }
+        if let Some((inbox, done)) = asked.subscriber.take() {
+            self.registry.refuse(asked.id, &inbox);
+            drop(done.send(Err(SubscribeError::Refused(reason))));
+        } else {
+            tracing::error!(%reason, "The broker refuses a subscription that it had granted; its messages are missing from now on.");
+            self.made_again(talks);
         }
     }
 
@@ -853,19 +855,14 @@ impl Talks {
 /// The message as it would have come over MQTT; what is no event as it is, for the subscriber to see.
 fn arrived(topic: String, event: Bytes, entry: Option<&Bytes>) -> Arrived {
     let received_at = clock::now();
-    match Envelope::from_structured(&event) {
-        Ok(envelope) => {
-            let BinaryMessage { content_type, attributes, body } = envelope.to_binary();
-            Arrived { topic, content_type, attributes, payload: body, received_at }
-        }
-        Err(_) => {
-            // An entry of a stream is told from others by its id.
-            let entry = entry.map(|id| ("entry".to_owned(), String::from_utf8_lossy(id).into_owned()));
-            let attributes = entry.into_iter().collect();
-            let content_type = Some(STRUCTURED.to_owned());
-            Arrived { topic, content_type, attributes, payload: event, received_at }
-        }
+    if let Ok(envelope) = Envelope::from_structured(&event) {
+        let BinaryMessage { content_type, attributes, body } = envelope.to_binary();
+        return Arrived { topic, content_type, attributes, payload: body, received_at };
     }
+    // An entry of a stream is told from others by its id.
+    let entry = entry.map(|id| ("entry".to_owned(), String::from_utf8_lossy(id).into_owned()));
+    let attributes = entry.into_iter().collect();
+    Arrived { topic, content_type: Some(STRUCTURED.to_owned()), attributes, payload: event, received_at }
 }
 
 /// Errors after which this connection is of no use, or the server not ready.

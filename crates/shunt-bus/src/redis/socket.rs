@@ -1,9 +1,9 @@
 //! Connections to Redis, from the address to the point where commands are answered.
 
-use std::{collections::VecDeque, fmt, io, path::PathBuf, time::Duration};
+use std::{collections::VecDeque, fmt, io, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::BytesMut;
-use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpStream, UnixStream},
@@ -12,7 +12,7 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 
 use super::resp::{self, Malformed, Reply};
-use crate::mqtt::Tls;
+use crate::{BusError, TlsFrom, mqtt::Tls};
 
 /// How long Redis may take to accept the connection, TLS and password included.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
@@ -64,6 +64,13 @@ pub(super) enum Broken {
     Protocol(&'static str),
 }
 
+/// A connection that nothing was said on yet.
+enum Stream {
+    Unix(UnixStream),
+    /// With the name of the host.
+    Tcp(TcpStream, String),
+}
+
 /// An open connection.
 pub(super) struct Socket {
     reader: Box<dyn AsyncRead + Send + Unpin>,
@@ -90,47 +97,75 @@ pub(super) struct Talk<E> {
 // === impl Server ===
 
 impl Server {
-    /// Does the address ask for TLS?
-    pub(crate) fn is_private(&self) -> bool {
-        matches!(self.place, Place::Tcp { tls: true, .. })
+    /// What the address needs of this for TLS, where it asks for TLS.
+    pub(crate) fn tls(&self, tls: Option<TlsFrom>) -> Result<Option<Tls>, BusError> {
+        if !matches!(self.place, Place::Tcp { tls: true, .. }) {
+            return Ok(None);
+        }
+        let tls = tls.ok_or_else(|| BusError::Trust(format!("{self:?}")))?;
+        Tls::new(tls).map(Some)
     }
 
-    /// Connects, and says who we are.
-    pub(super) async fn connect(&self, tls: Option<&Tls>, name: &str, max: usize) -> Result<Socket, Broken> {
+    /// Makes so many connections, and says on each who we are.
+    pub(super) async fn connect<const COUNT: usize>(
+        &self,
+        tls: Option<&Tls>,
+        name: &str,
+        max: usize,
+    ) -> Result<[Socket; COUNT], Broken> {
+        // Making certificates may take longer than connecting.
+        let config = match tls {
+            Some(tls) => Some(tls.config().await.map_err(|error| Broken::Tls(error.to_string()))?),
+            None => None,
+        };
         let connecting = async {
-            let mut socket = self.reach(tls, max).await?;
-            self.enter(&mut socket, name).await?;
-            Ok(socket)
+            let mut sockets = Vec::with_capacity(COUNT);
+            for _ in 0..COUNT {
+                let stream = self.reach().await?;
+                let entered = async {
+                    let mut socket = Self::secure(stream, config.clone(), max).await?;
+                    self.enter(&mut socket, name).await?;
+                    Ok(socket)
+                };
+                let entered = entered.await;
+                if let (Err(Broken::Io(_) | Broken::Closed), Some(tls)) = (&entered, tls) {
+                    tls.failed();
+                }
+                sockets.push(entered?);
+            }
+            sockets.try_into().map_err(|_| Broken::Protocol("connections are missing"))
         };
         timeout(CONNECT_LIMIT, connecting).await.map_err(|_| Broken::Time)?
     }
 
-    async fn reach(&self, tls: Option<&Tls>, max: usize) -> Result<Socket, Broken> {
+    async fn reach(&self) -> Result<Stream, Broken> {
+        Ok(match &self.place {
+            Place::Unix(path) => Stream::Unix(UnixStream::connect(path).await?),
+            Place::Tcp { host, port, .. } => {
+                let stream = TcpStream::connect((host.as_str(), *port)).await?;
+                // Without this, Nagle's algorithm and delayed acknowledgements cost 40 ms a message.
+                stream.set_nodelay(true)?;
+                Stream::Tcp(stream, host.clone())
+            }
+        })
+    }
+
+    async fn secure(stream: Stream, config: Option<Arc<ClientConfig>>, max: usize) -> Result<Socket, Broken> {
         let (reader, writer): (Box<dyn AsyncRead + Send + Unpin>, Box<dyn AsyncWrite + Send + Unpin>) =
-            match &self.place {
-                Place::Unix(path) => {
-                    let (reader, writer) = UnixStream::connect(path).await?.into_split();
+            match (stream, config) {
+                (Stream::Unix(stream), _) => {
+                    let (reader, writer) = stream.into_split();
                     (Box::new(reader), Box::new(writer))
                 }
-                Place::Tcp { host, port, .. } => {
-                    let stream = TcpStream::connect((host.as_str(), *port)).await?;
-                    // Without this, Nagle's algorithm and delayed acknowledgements cost 40 ms a message.
-                    stream.set_nodelay(true)?;
-                    match tls {
-                        None => {
-                            let (reader, writer) = stream.into_split();
-                            (Box::new(reader), Box::new(writer))
-                        }
-                        Some(tls) => {
-                            let config =
-                                tls.config().await.map_err(|error| Broken::Tls(error.to_string()))?;
-                            let name = ServerName::try_from(host.clone());
-                            let name = name.map_err(|_| Broken::Name(host.clone()))?;
-                            let stream = TlsConnector::from(config).connect(name, stream).await?;
-                            let (reader, writer) = tokio::io::split(stream);
-                            (Box::new(reader), Box::new(writer))
-                        }
-                    }
+                (Stream::Tcp(stream, _), None) => {
+                    let (reader, writer) = stream.into_split();
+                    (Box::new(reader), Box::new(writer))
+                }
+                (Stream::Tcp(stream, host), Some(config)) => {
+                    let name = ServerName::try_from(host.clone()).map_err(|_| Broken::Name(host))?;
+                    let stream = TlsConnector::from(config).connect(name, stream).await?;
+                    let (reader, writer) = tokio::io::split(stream);
+                    (Box::new(reader), Box::new(writer))
                 }
             };
         Ok(Socket { reader, writer, inbox: BytesMut::with_capacity(READ), max })

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use shunt_testkit::{Ledger, Line, Mosquitto, eventually, repo_root, shared_dir};
+use shunt_testkit::{Ledger, Line, Mosquitto, Redis, eventually, repo_root, shared_dir};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -19,6 +19,19 @@ async fn mosquitto_comes_back_on_the_same_port() -> anyhow::Result<()> {
     TcpStream::connect(addr).await?;
     broker.stop().await?;
     assert!(TcpStream::connect(addr).await.is_err());
+    Ok(())
+}
+
+#[tokio::test]
+async fn redis_comes_back_on_the_same_port_with_what_it_keeps() -> anyhow::Result<()> {
+    let mut server = Redis::persistent().await?;
+    let addr = server.addr();
+    server.command("SET a 1").await?;
+    server.kill().await?;
+    assert!(TcpStream::connect(addr).await.is_err());
+    server.restart().await?;
+    TcpStream::connect(addr).await?;
+    assert_eq!(server.command("GET a").await?, "$1\r\n1\r\n");
     Ok(())
 }
 
