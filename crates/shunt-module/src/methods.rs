@@ -6,7 +6,7 @@ use parking_lot::RwLock;
 use serde_json::{Value, json};
 use shunt_hub::{Hub, MethodCall};
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -50,6 +50,18 @@ type Handler = Arc<dyn Fn(Value) -> Pin<Box<dyn Future<Output = Answer> + Send>>
 #[derive(Clone, Default)]
 pub struct Methods(Arc<RwLock<BTreeMap<String, Handler>>>);
 
+/// Calls of a direct method that the module's own loop answers: [`Methods::queue`].
+#[derive(Debug)]
+pub struct MethodQueue(mpsc::Receiver<QueuedCall>);
+
+/// A call that waits for the module's loop. Dropped without an answer it answers 503.
+#[derive(Debug)]
+pub struct QueuedCall {
+    /// Its argument; `null` if the caller gave none.
+    pub payload: Value,
+    reply: oneshot::Sender<Answer>,
+}
+
 /// Why a method was not registered.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -86,6 +98,36 @@ impl Methods {
         }
         handlers.insert(name.to_owned(), Arc::new(move |payload| Box::pin(handler(payload))));
         Ok(())
+    }
+
+    /// From now on calls of this method come one by one to the module's own loop, which alone may touch what they are
+    /// about. While it works on one and another waits, further ones are answered 429.
+    ///
+    /// # Errors
+    ///
+    /// As [`Methods::on`].
+    pub fn queue(&self, name: &str) -> Result<MethodQueue, MethodError> {
+        // Room for one: what the loop has not taken.
+        let (calls, queue) = mpsc::channel(1);
+        self.on(name, move |payload| {
+            let calls = calls.clone();
+            async move {
+                let (reply, answer) = oneshot::channel();
+                match calls.try_send(QueuedCall { payload, reply }) {
+                    Ok(()) => {
+                        let gone = json!({"message": "the module gave no answer; it may be ending"});
+                        answer.await.unwrap_or((503, gone))
+                    }
+                    Err(mpsc::error::TrySendError::Full(_)) => {
+                        (429, json!({"message": "a call of this method is waiting already"}))
+                    }
+                    Err(mpsc::error::TrySendError::Closed(_)) => {
+                        (503, json!({"message": "the module is ending"}))
+                    }
+                }
+            }
+        })?;
+        Ok(MethodQueue(queue))
     }
 
     /// The names, in alphabetical order.
@@ -130,12 +172,11 @@ impl Methods {
             let mut calls = hub.methods();
             while let Some(call) = calls.recv().await {
                 // The bound of what is in work; see `CALLS`.
-                match Arc::clone(&places).try_acquire_owned() {
-                    Ok(place) => drop(tasks.spawn(self.clone().answer(call, place))),
-                    Err(_) => {
-                        let message = format!("{CALLS} calls are in work already");
-                        call.reply.answer(429, json!({ "message": message })).await;
-                    }
+                if let Ok(place) = Arc::clone(&places).try_acquire_owned() {
+                    tasks.spawn(self.clone().answer(call, place));
+                } else {
+                    let message = format!("{CALLS} calls are in work already");
+                    call.reply.answer(429, json!({ "message": message })).await;
                 }
             }
         };
@@ -149,6 +190,28 @@ impl Methods {
         let (status, answer) = self.call(&name, payload).await;
         tracing::info!(method = name, status, "A direct method was called.");
         reply.answer(status, answer).await;
+    }
+}
+
+// === impl MethodQueue ===
+
+impl MethodQueue {
+    /// The next call. Cancel-safe. Never resolves if there can be none any more.
+    pub async fn next(&mut self) -> QueuedCall {
+        match self.0.recv().await {
+            Some(call) => call,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+// === impl QueuedCall ===
+
+impl QueuedCall {
+    /// Answers with a status as of HTTP and a payload.
+    pub fn answer(self, status: u16, payload: Value) {
+        // Whoever called may have gone: its time was up.
+        self.reply.send((status, payload)).ok();
     }
 }
 
@@ -188,6 +251,28 @@ mod tests {
             (504, &json!("the method took longer than 0.02 s and was given up"))
         );
         assert_eq!(methods.call("fall", json!({"no": {"such": "x"}})).await, (200, json!("x")));
+    }
+
+    #[tokio::test]
+    async fn the_module_s_loop_answers_queued_calls_one_by_one() {
+        let methods = Methods::default();
+        let mut queue = methods.queue("reload").unwrap();
+        let (first, second) = tokio::join!(methods.call("reload", json!(1)), async {
+            let call = queue.next().await;
+            assert_eq!(call.payload, json!(1));
+            let waiting = tokio::spawn({
+                let methods = methods.clone();
+                async move { methods.call("reload", json!(2)).await }
+            });
+            tokio::task::yield_now().await;
+            while methods.call_within(Duration::from_millis(1), "reload", json!(3)).await.0 != 429 {}
+            call.answer(200, json!("done"));
+            drop(queue.next().await);
+            waiting.await.unwrap()
+        });
+        assert_eq!((first, second.0), ((200, json!("done")), 503));
+        drop(queue);
+        assert_eq!(methods.call("reload", Value::Null).await.0, 503);
     }
 
     #[tokio::test]

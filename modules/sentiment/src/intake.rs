@@ -102,9 +102,9 @@ impl Intake {
             Err(error) => {
                 self.tally.unusable.inc();
                 let reason = error.to_string();
-                if self.letters.send(&topic, &payload, &reason).await {
-                    tracing::warn!(topic, reason, "A text could not be judged.");
-                }
+                // No louder: a source may send nothing but such texts. The counter and the letters tell.
+                tracing::debug!(topic, reason, "A text could not be judged.");
+                self.letters.send(&topic, &payload, &reason).await;
             }
         }
         ack.ack();

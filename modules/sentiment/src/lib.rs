@@ -42,7 +42,6 @@ use std::{
 use serde_json::{Value, json};
 use shunt_module::{Context, Health, Problems, Proposal};
 use shunt_text::TextModel;
-use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 pub use crate::settings::{Backend, SentimentSettings};
@@ -54,13 +53,8 @@ use crate::{
     tally::Tally,
 };
 
-/// Dead letters come no faster than this: a source whose texts are all broken would fill the bus with them.
-const LETTER_PAUSE: Duration = Duration::from_millis(100);
 /// The largest file of a model in bytes.
 const MODEL_FILE: u64 = 64 * 1024 * 1024;
-
-/// Somebody wants the model loaded anew, and waits for what became of it.
-type Reload = oneshot::Sender<(u16, Value)>;
 
 /// Runs the module until shutdown.
 pub async fn run(mut context: Context<SentimentSettings>) -> anyhow::Result<()> {
@@ -72,18 +66,7 @@ pub async fn run(mut context: Context<SentimentSettings>) -> anyhow::Result<()> 
         health: context.health.clone(),
         tally: tally.clone(),
     }));
-    // One at a time: whoever finds it full is told to come again.
-    let (reloads, mut asked) = mpsc::channel::<Reload>(1);
-    context.methods.on("reload", move |_| {
-        let reloads = reloads.clone();
-        async move {
-            let (reply, answer) = oneshot::channel();
-            if reloads.try_send(reply).is_err() {
-                return (429, json!({"message": "the model is being loaded already"}));
-            }
-            answer.await.unwrap_or((503, json!({"message": "the module is ending"})))
-        }
-    })?;
+    let mut reloads = context.methods.queue("reload")?;
 
     let loader = Loader {
         models_dir: context.common.models_dir.clone(),
@@ -101,7 +84,7 @@ pub async fn run(mut context: Context<SentimentSettings>) -> anyhow::Result<()> 
         bus: context.bus.clone(),
         events: context.events.clone(),
         judge,
-        letters: context.dead_letters().at_most_every(LETTER_PAUSE),
+        letters: context.dead_letters(),
         tally,
     };
     let mut intake = context.tasks.spawn(intake.run(context.shutdown.clone()));
@@ -110,10 +93,9 @@ pub async fn run(mut context: Context<SentimentSettings>) -> anyhow::Result<()> 
             // Ends at shutdown, and where the bus refuses the subscription: no work is left then.
             ended = &mut intake => return ended?,
             change = context.settings.change() => loader.change(change).await,
-            Some(reply) = asked.recv() => {
-                let answer = loader.reload(&context.settings.current()).await;
-                // Whoever asked may have gone.
-                reply.send(answer).ok();
+            call = reloads.next() => {
+                let (status, answer) = loader.reload(&context.settings.current()).await;
+                call.answer(status, answer);
             }
         }
     }

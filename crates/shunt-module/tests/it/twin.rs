@@ -194,8 +194,8 @@ async fn a_module_answers_its_own_methods_and_survives_one_that_fails() {
     eventually(PATIENCE, || async { sim.is_connected("heart") }).await;
     let failed = sim.invoke("heart", "faint", Value::Null, PATIENCE).await.unwrap();
     assert_eq!(failed.status, 500, "{failed:?}");
-    let heard = sim.invoke("heart", "listen", json!({"to": "the left chamber"}), PATIENCE).await.unwrap();
-    assert_eq!(parts(&heard), (200, json!({"heard": "the left chamber"})));
+    let answer = sim.invoke("heart", "listen", json!({"to": "the left chamber"}), PATIENCE).await.unwrap();
+    assert_eq!(parts(&answer), (200, json!({"heard": "the left chamber"})));
     heart.stop().await;
     sim.stop().await;
 }
