@@ -3,9 +3,8 @@
 use std::{
     collections::VecDeque,
     io,
-    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
-    process::{ExitStatus, Stdio},
+    process::Stdio,
     sync::Arc,
     time::Duration,
 };
@@ -14,8 +13,9 @@ use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, BufReader},
-    net::TcpStream,
     process::{Child, ChildStderr, Command},
+    sync::watch,
+    task::JoinHandle,
     time::timeout,
 };
 
@@ -23,8 +23,8 @@ use crate::tally::Tally;
 
 /// What the broker has to come up in.
 const START_LIMIT: Duration = Duration::from_secs(10);
-/// How long to wait between two looks while it comes up.
-const LOOK: Duration = Duration::from_millis(5);
+/// What the rest of its log may take after its end.
+const LOG_LIMIT: Duration = Duration::from_secs(1);
 /// The newest lines of its log that are kept, to say why it did not start. Older ones go.
 const KEPT_LINES: usize = 8;
 /// The longest line of its log in bytes; its own limit is about 1,000.
@@ -44,6 +44,8 @@ pub(crate) struct Broker {
     child: Child,
     pid: Pid,
     lines: Arc<Mutex<VecDeque<String>>>,
+    /// Reads its log; ends with it.
+    reader: JoinHandle<()>,
 }
 
 /// Why there is no broker.
@@ -53,10 +55,10 @@ pub(crate) enum BrokerError {
     Missing,
     #[error("mosquitto cannot be started: {0}")]
     Start(#[source] io::Error),
-    #[error("mosquitto ended with {status}: {log}")]
-    Ended { status: ExitStatus, log: String },
-    #[error("mosquitto takes no connection on {address} after {} s: {log}", START_LIMIT.as_secs())]
-    Silent { address: SocketAddr, log: String },
+    #[error("mosquitto ended: {0}")]
+    Ended(String),
+    #[error("mosquitto takes no connections in time: {0}")]
+    Silent(String),
 }
 
 // === impl Programs ===
@@ -95,13 +97,12 @@ fn find(name: &str) -> Option<PathBuf> {
 // === impl Broker ===
 
 impl Broker {
-    /// Starts it; returns when it takes connections on all these addresses.
+    /// Starts it; returns when it takes connections.
     ///
     /// Not to be called from a thread that ends before the process: the kernel counts the end of that thread as ours.
     pub(crate) async fn start(
         programs: &Programs,
         configuration: &Path,
-        addresses: &[SocketAddr],
         tally: &Tally,
     ) -> Result<Self, BrokerError> {
         let mut child = programs
@@ -119,35 +120,27 @@ impl Broker {
         let gone = || BrokerError::Start(io::ErrorKind::BrokenPipe.into());
         let pid = child.id().and_then(|id| Pid::from_raw(id.cast_signed())).ok_or_else(gone)?;
         let lines = Arc::new(Mutex::new(VecDeque::new()));
-        // It ends with the process.
-        tokio::spawn(read_log(child.stderr.take().ok_or_else(gone)?, Arc::clone(&lines), tally.clone()));
-        let mut broker = Self { child, pid, lines };
-        for address in addresses {
-            broker.wait_until_it_listens(*address).await?;
-        }
+        let errors = child.stderr.take().ok_or_else(gone)?;
+        let (says, running) = watch::channel(false);
+        let reader = tokio::spawn(read_log(errors, Arc::clone(&lines), says, tally.clone()));
+        let mut broker = Self { child, pid, lines, reader };
+        broker.wait_until_it_runs(running).await?;
         Ok(broker)
     }
 
-    async fn wait_until_it_listens(&mut self, mut address: SocketAddr) -> Result<(), BrokerError> {
-        if address.ip().is_unspecified() {
-            let loopback: IpAddr =
-                if address.is_ipv4() { [127, 0, 0, 1].into() } else { [0, 0, 0, 0, 0, 0, 0, 1].into() };
-            address.set_ip(loopback);
-        }
-        let mut ticks = tokio::time::interval(LOOK);
-        let listens = async {
-            loop {
-                ticks.tick().await;
-                if let Ok(Some(status)) = self.child.try_wait() {
-                    return Err(BrokerError::Ended { status, log: log(&self.lines) });
-                }
-                if TcpStream::connect(address).await.is_ok() {
-                    return Ok(());
-                }
+    /// Waits until it says that it takes connections. A connection would not do: another program may have the port.
+    async fn wait_until_it_runs(&mut self, mut running: watch::Receiver<bool>) -> Result<(), BrokerError> {
+        let runs = async {
+            tokio::select! {
+                running = running.wait_for(|running| *running) => running.is_ok(),
+                _ = self.child.wait() => false,
             }
         };
-        let result = timeout(START_LIMIT, listens).await;
-        result.unwrap_or_else(|_| Err(BrokerError::Silent { address, log: log(&self.lines) }))
+        match timeout(START_LIMIT, runs).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(BrokerError::Ended(self.ended().await)),
+            Err(_) => Err(BrokerError::Silent(log(&self.lines))),
+        }
     }
 
     /// Waits for its end, and says how it ended. Cancel-safe.
@@ -156,6 +149,8 @@ impl Broker {
             Ok(status) => status.to_string(),
             Err(error) => error.to_string(),
         };
+        // Its last words say why.
+        timeout(LOG_LIMIT, &mut self.reader).await.ok();
         format!("{status}: {}", log(&self.lines))
     }
 
@@ -182,7 +177,12 @@ fn log(lines: &Mutex<VecDeque<String>>) -> String {
 }
 
 /// Puts the broker's log into ours.
-async fn read_log(errors: ChildStderr, lines: Arc<Mutex<VecDeque<String>>>, tally: Tally) {
+async fn read_log(
+    errors: ChildStderr,
+    lines: Arc<Mutex<VecDeque<String>>>,
+    running: watch::Sender<bool>,
+    tally: Tally,
+) {
     let mut reader = BufReader::new(errors);
     loop {
         let mut line = Vec::new();
@@ -191,6 +191,9 @@ async fn read_log(errors: ChildStderr, lines: Arc<Mutex<VecDeque<String>>>, tall
             Ok(_) => {}
         }
         let line = String::from_utf8_lossy(&line).trim_end().to_owned();
+        if line.starts_with("mosquitto version") && line.ends_with(" running") {
+            running.send_replace(true);
+        }
         tell(&line, &tally);
         let mut lines = lines.lock();
         if lines.len() == KEPT_LINES {

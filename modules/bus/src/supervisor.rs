@@ -1,6 +1,11 @@
 //! Keeps the broker running: its files, its process, its certificate.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use shunt_hub::Workload;
@@ -171,6 +176,8 @@ impl Supervisor {
 
     /// Stops the broker, for good.
     pub(crate) async fn stop(&mut self, limit: Duration) {
+        // It would miss its broker.
+        self.monitor = None;
         if let State::Running(broker, _) = std::mem::replace(&mut self.state, State::Waiting(Instant::now()))
         {
             broker.stop(limit).await;
@@ -201,9 +208,8 @@ impl Supervisor {
             made.map_err(|error| format!("cannot keep anything in {}: {error}", self.data.display()))?;
         }
         self.write()?;
-        let addresses = addresses(&settings);
         let file = self.folder.path().join(FILE);
-        let broker = Broker::start(&self.programs, &file, &addresses, &self.tally).await;
+        let broker = Broker::start(&self.programs, &file, &self.tally).await;
         let broker = broker.map_err(|error| error.to_string())?;
         self.state = State::Running(broker, Instant::now());
         self.health.set(PART, Ok(()));
@@ -328,11 +334,12 @@ impl Supervisor {
             let url = format!("mqtts://{}:{}", bracketed(&settings.host(&self.name)), settings.tls_port);
             return (url, Some(self.monitor_tls.clone()));
         }
-        let mut address =
-            addresses(settings).first().copied().unwrap_or(([127, 0, 0, 1], settings.plain_port).into());
-        if address.ip().is_unspecified() {
-            address.set_ip([127, 0, 0, 1].into());
+        // The address was checked.
+        let mut address = settings.plain_address.parse().unwrap_or(IpAddr::from([127, 0, 0, 1]));
+        if address.is_unspecified() {
+            address = [127, 0, 0, 1].into();
         }
+        let address = SocketAddr::new(address, settings.plain_port);
         (format!("mqtt://{address}"), None)
     }
 }
@@ -341,14 +348,6 @@ impl Supervisor {
 const FILE: &str = "mosquitto.conf";
 /// Why there is no TLS.
 pub(crate) const NO_WORKLOAD: &str = "TLS needs IoT Edge's workload API, which is not there; without IoT Edge, set it to 0 and open a plain_port";
-
-/// Where the broker listens.
-fn addresses(settings: &BusSettings) -> Vec<SocketAddr> {
-    let doors = [(&settings.address, settings.tls_port), (&settings.plain_address, settings.plain_port)];
-    let doors = doors.into_iter().filter(|(_, port)| *port != 0);
-    // The addresses were checked.
-    doors.filter_map(|(address, port)| Some(SocketAddr::new(address.parse().ok()?, port))).collect()
-}
 
 fn bracketed(host: &str) -> String {
     if host.contains(':') { format!("[{host}]") } else { host.to_owned() }

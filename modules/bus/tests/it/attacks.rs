@@ -239,7 +239,7 @@ async fn malformed_packets_end_their_own_connection_only() -> anyhow::Result<()>
         ("an unknown property", b"\x30\x08\x00\x03a/b\x02\x7f\x00"),
         ("a subscription without a filter", b"\x82\x03\x00\x01\x00"),
         ("a filter with a wildcard inside", b"\x82\x09\x00\x01\x00\x00\x03a#b\x01"),
-        ("a packet that only brokers send", b"\xd0\x00"),
+        ("a packet that only brokers send", b"\x90\x04\x00\x01\x00\x01"),
     ];
     for (case, bytes) in inside {
         let (mut client, _) = RawClient::enter(device.broker, &tls, "camera", None).await?;
