@@ -90,7 +90,7 @@ pub use dead_letters::DeadLetters;
 pub use handle::{Proposal, SettingsHandle, SettingsSender};
 pub use health::Health;
 pub use http::HttpProblem;
-pub use methods::{MethodError, Methods};
+pub use methods::{MethodError, MethodQueue, Methods, QueuedCall};
 pub use metrics::check_page;
 pub use settings::{BadVariable, Problems, Settings};
 pub use start::{default_port, live, main};
