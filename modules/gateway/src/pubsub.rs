@@ -100,7 +100,8 @@ struct Publication {
 
 #[derive(Deserialize)]
 struct Entry {
-    #[serde(default, rename = "entryId")]
+    // Dapr does not mind upper and lower case, and its SDK for Node writes `entryID`.
+    #[serde(default, rename = "entryId", alias = "entryID")]
     id: String,
     event: Box<RawValue>,
     #[serde(default, rename = "contentType")]
@@ -229,8 +230,8 @@ async fn serve(gateway: &Gateway, keeper: &Keeper, courier: &mut Courier) {
     courier.recall(keeper.known().await, &asked(&settings)).await;
     loop {
         tokio::select! {
-            changed = changes.changed() => {
-                if changed.is_err() {
+            known = changes.changed() => {
+                if known.is_err() {
                     return;
                 }
                 settings = changes.borrow_and_update().clone();

@@ -16,6 +16,7 @@ use crate::Gateway;
 mod device {
     #![allow(
         clippy::all,
+        clippy::allow_attributes_without_reason,
         clippy::pedantic,
         missing_docs,
         unreachable_pub,

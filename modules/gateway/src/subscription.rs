@@ -227,7 +227,7 @@ fn path_of(route: &str) -> Result<String, String> {
 mod tests {
     use super::*;
 
-    fn read(answer: Value) -> Vec<Result<Subscription, String>> {
+    fn read(answer: &Value) -> Vec<Result<Subscription, String>> {
         let app = Name::from_static("shop");
         let (found, problems) = SubscriptionSettings::of_app(&app, answer.to_string().as_bytes()).unwrap();
         let found =
@@ -243,7 +243,7 @@ mod tests {
              "routes": {"default": "/pubsub--orders--default", "rules": null}, "futureField": 7},
         ]);
         let fixed = answer.to_string().replace(",\"rules\":null", "");
-        let found = read(serde_json::from_str(&fixed).unwrap());
+        let found = read(&serde_json::from_str(&fixed).unwrap());
         let [Ok(plain), Ok(other)] = found.as_slice() else { panic!("{found:?}") };
         let event = Event::around(None, bytes::Bytes::new(), "shop");
         assert_eq!((plain.path(&event), plain.raw), (Some("/orders"), true));
@@ -255,7 +255,7 @@ mod tests {
     #[test]
     fn what_cannot_be_done_is_said() {
         let check = |declared: Value, expected: &str| {
-            let found = read(json!([declared]));
+            let found = read(&json!([declared]));
             let [Err(problem)] = found.as_slice() else { panic!("{found:?}") };
             assert!(problem.contains(expected), "{problem:?} lacks {expected:?}");
         };
@@ -284,7 +284,7 @@ mod tests {
                 {"match": "has(event.data.express)", "path": "/express"},
             ],
             "default": "/rest"}}]);
-        let found = read(answer);
+        let found = read(&answer);
         let [Ok(subscription)] = found.as_slice() else { panic!("{found:?}") };
         let path = |event: Value| {
             let event = Event::read(event.to_string().as_bytes(), "shop").unwrap();

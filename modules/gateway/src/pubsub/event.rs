@@ -377,7 +377,7 @@ mod tests {
             "subject": "north", "time": "2026-11-21T09:00:00.5+01:00", "datacontenttype": "application/json",
             "traceparent": "00-0123456789abcdef0123456789abcdef-0123456789abcdef-01",
             "comexampleextension": "plain", "number": 7, "flag": true, "with-dash": "x", "umlaut": "Ä\n",
-            "shuntcapture": "mine", "daprtype": "trick", "data": {"n": 12345678901234567890_u64},
+            "shuntcapture": "mine", "daprtype": "trick", "data": {"n": 12_345_678_901_234_567_890_u64},
         });
         let mut event = Event::read(own.to_string().as_bytes(), "gateway").unwrap();
         event.id = "a1".to_owned();

@@ -9,9 +9,15 @@
     reason = "a test that cannot go on shall fail"
 )]
 
+mod conformance;
 mod docs;
+mod events_sdk;
 mod invoke;
 mod metadata;
+mod process;
+mod pubsub;
 mod registry;
 mod rig;
 mod sdk;
+mod shop;
+mod state;
