@@ -70,14 +70,8 @@ async fn sentiment(State(api): State<Api>, body: Result<Bytes, BytesRejection>) 
             });
         }
     };
-    // A megabyte of JSON is work too.
-    let documents = match api.judge.work(move || read(&body)).await {
-        Ok(Ok(documents)) => documents,
-        Ok(Err(refusal)) => return api.refuse(refusal),
-        Err(problem) => return api.unavailable(problem),
-    };
-    match api.judge.judge(documents).await {
-        Ok(verdict) => {
+    match api.judge.judge_request(move || read(&body)).await {
+        Ok(Ok(verdict)) => {
             let mut response = Json(verdict.scores).into_response();
             response.headers_mut().extend([
                 (header::CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8")),
@@ -88,6 +82,7 @@ async fn sentiment(State(api): State<Api>, body: Result<Bytes, BytesRejection>) 
             }
             response
         }
+        Ok(Err(refusal)) => api.refuse(refusal),
         Err(problem) => api.unavailable(problem),
     }
 }

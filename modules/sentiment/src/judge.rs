@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    convert::Infallible,
     sync::Arc,
     time::Instant,
 };
@@ -127,7 +128,7 @@ impl Judge {
     }
 
     /// Does heavy work on a thread for it, when its turn has come.
-    pub(crate) async fn work<T: Send + 'static>(
+    async fn work<T: Send + 'static>(
         &self,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, NoVerdict> {
@@ -141,39 +142,42 @@ impl Judge {
 
     /// Judges texts. Their order is kept; each is in the scores or in the errors, once.
     pub(crate) async fn judge(&self, documents: Vec<TextDocument>) -> Result<Verdict, NoVerdict> {
+        match self.judge_request(|| Ok::<_, Infallible>(documents)).await? {
+            Ok(verdict) => Ok(verdict),
+            Err(never) => match never {},
+        }
+    }
+
+    /// The same of texts that must be read first, which is work too; both are done in one go where nobody else is
+    /// asked.
+    pub(crate) async fn judge_request<E: Send + 'static>(
+        &self,
+        read: impl FnOnce() -> Result<Vec<TextDocument>, E> + Send + 'static,
+    ) -> Result<Result<Verdict, E>, NoVerdict> {
         let bench = self.bench().ok_or(NoVerdict::NoModel)?;
-        let mut fallback = None;
-        let documents = match &bench.container {
-            None => documents,
-            Some(container) => {
-                let started = Instant::now();
-                let sound: Vec<_> =
-                    documents.iter().filter(|document| fault(document).is_none()).cloned().collect();
-                match container.ask(sound, bench.language).await {
-                    Ok(answer) => {
-                        let scores = self.merge(documents, answer);
-                        self.tally.judged("cognitive", scores.documents.len() as u64);
-                        let ms = started.elapsed().as_secs_f64() * 1e3;
-                        return Ok(Verdict { scores, model: "cognitive".to_owned(), fallback: None, ms });
-                    }
-                    Err(error) => {
-                        self.tally.fallbacks.inc();
-                        fallback = Some(error.to_string());
-                        documents
-                    }
-                }
-            }
+        let Some(container) = &bench.container else {
+            let tally = self.tally.clone();
+            return self.work(move || Ok(judge_here(&bench, read()?, None, &tally))).await;
         };
-        let tally = self.tally.clone();
-        self.work(move || {
-            let started = Instant::now();
-            let scores = judge_here(&bench, documents, &tally);
-            let took = started.elapsed();
-            tally.inference.observe(took.as_secs_f64());
-            tally.judged("local", scores.documents.len() as u64);
-            Verdict { scores, model: bench.model.name().to_owned(), fallback, ms: took.as_secs_f64() * 1e3 }
-        })
-        .await
+        let documents = match self.work(read).await? {
+            Ok(documents) => documents,
+            Err(problem) => return Ok(Err(problem)),
+        };
+        let started = Instant::now();
+        let sound: Vec<_> = documents.iter().filter(|document| fault(document).is_none()).cloned().collect();
+        match container.ask(sound, bench.language).await {
+            Ok(answer) => {
+                let scores = self.merge(documents, answer);
+                self.tally.judged("cognitive", scores.documents.len() as u64);
+                let ms = started.elapsed().as_secs_f64() * 1e3;
+                Ok(Ok(Verdict { scores, model: "cognitive".to_owned(), fallback: None, ms }))
+            }
+            Err(error) => {
+                self.tally.fallbacks.inc();
+                let (bench, tally, reason) = (Arc::clone(&bench), self.tally.clone(), error.to_string());
+                self.work(move || Ok(judge_here(&bench, documents, Some(reason), &tally))).await
+            }
+        }
     }
 
     /// The container's answer, and our own errors for what it was not asked; in the order of the request.
@@ -234,13 +238,21 @@ fn is_too_long(text: &str) -> bool {
     text.len() > CHARACTERS && text.graphemes(true).nth(CHARACTERS).is_some()
 }
 
-fn judge_here(bench: &Bench, documents: Vec<TextDocument>, tally: &Tally) -> TextScores {
+/// The local model judges. Heavy.
+fn judge_here(
+    bench: &Bench,
+    documents: Vec<TextDocument>,
+    fallback: Option<String>,
+    tally: &Tally,
+) -> Verdict {
+    let started = Instant::now();
     let mut scores = TextScores::default();
     for document in documents {
         let language = match document.language.as_deref().filter(|code| !code.is_empty()) {
             None => Ok(bench.language),
             Some(code) => {
-                code.parse().ok().filter(|code| bench.model.languages().contains(code)).ok_or(Fault::Language)
+                let known = code.parse().ok().filter(|code| bench.model.languages().contains(code));
+                known.ok_or(Fault::Language)
             }
         };
         let found = fault(&document).map_or(language, Err);
@@ -256,7 +268,10 @@ fn judge_here(bench: &Bench, documents: Vec<TextDocument>, tally: &Tally) -> Tex
             }
         }
     }
-    scores
+    let took = started.elapsed().as_secs_f64();
+    tally.inference.observe(took);
+    tally.judged("local", scores.documents.len() as u64);
+    Verdict { scores, model: bench.model.name().to_owned(), fallback, ms: took * 1e3 }
 }
 
 #[cfg(test)]
