@@ -9,7 +9,7 @@ use shunt_testkit::{Redis, eventually};
 use shunt_wire::{Envelope, Kind};
 use tokio::process::Command;
 
-use crate::chain::{Chain, LIMIT, astronaut, children, kill, nothing_lost};
+use crate::chain::{Chain, LIMIT, astronaut, children, kill, nothing_lost, shunt};
 
 /// What the stand-in gives a module to prove itself with.
 async fn proof(chain: &Chain, module: &str) -> BusTls {
@@ -82,6 +82,28 @@ async fn a_client_without_a_certificate_is_refused() {
     let (code, words) = mosquitto_pub(&chain, folder.path(), &camera, "shunt/frame/door").await.unwrap();
     assert_eq!(code, 0, "{words}");
     assert_eq!(chain.stop().await["lost"], 0);
+}
+
+#[tokio::test]
+async fn a_command_takes_certificates_of_the_user_s() {
+    let chain = Chain::start(&["--source", "/dev/null", "--only", "relay"]).await;
+    let bus = chain.note().unwrap()["bus"].as_str().unwrap().to_owned();
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        std::fs::write(folder.path().join(name), text).unwrap();
+        folder.path().join(name).to_str().unwrap().to_owned()
+    };
+    let proof = proof(&chain, "sentiment").await;
+    let (own, key) = proof.identity.unwrap();
+    let (ca, own, key) = (file("ca.pem", &proof.trust), file("own.pem", &own), file("key.pem", &key));
+    let tail = ["tail", "--bus", "--kind", "presence", "-n", "1", "--url", &bus, "--ca", &ca];
+    let told = shunt(&[&tail[..], &["--cert", &own, "--key", &key]].concat()).await;
+    assert!(told.code == Some(0) && told.out.contains("shunt/presence/"), "{told:?}");
+    let nobody = shunt(&tail).await;
+    assert!(nobody.code == Some(1) && nobody.err.contains("no bus at"), "{nobody:?}");
+    let half = shunt(&[&tail[..], &["--cert", &own]].concat()).await;
+    assert_eq!(half.code, Some(2), "{half:?}");
+    chain.stop().await;
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use std::{
 
 use rustix::process::{Pid, Signal};
 use serde_json::{Value, json};
-use shunt_testkit::{binary, eventually, repo_root, sample_picture};
+use shunt_testkit::{binary, eventually, found, repo_root, sample_picture};
 use tempfile::TempDir;
 use tokio::{
     process::{Child, Command},
@@ -138,10 +138,15 @@ impl Chain {
         processes.iter().map(|(name, note)| (name.clone(), note["pid"].as_i64().unwrap() as i32)).collect()
     }
 
-    /// The variables that IoT Edge gives to a module.
+    /// The variables that IoT Edge gives to a module, as soon as it is deployed.
     pub(crate) async fn environment(&self, module: &str) -> BTreeMap<String, String> {
         let url = self.control(&format!("/modules/{module}/environment"));
-        self.client.get(url).send().await.unwrap().json().await.unwrap()
+        found(LIMIT, || async {
+            let answer = self.client.get(&url).send().await.ok()?.error_for_status().ok()?;
+            answer.json().await.ok()
+        })
+        .await
+        .expect("the module is deployed")
     }
 
     /// Asks a module by HTTP; the status and the text. Nothing where it does not answer (yet).

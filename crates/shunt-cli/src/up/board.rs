@@ -69,6 +69,8 @@ pub(crate) struct State {
     pub(crate) news_count: u64,
     /// Frames a second, over the last seconds.
     pub(crate) frames_per_second: f64,
+    /// The chain is being stopped.
+    pub(crate) stopping: bool,
     /// Times at which frames were counted.
     rate: VecDeque<(Mono, f64)>,
     chain: Chain,
@@ -92,6 +94,7 @@ impl Board {
             news: VecDeque::new(),
             news_count: 0,
             frames_per_second: 0.0,
+            stopping: false,
             rate: VecDeque::new(),
             chain,
             folder,
@@ -111,6 +114,11 @@ impl Board {
         }
         state.news.push_back(news.into());
         state.news_count += 1;
+    }
+
+    /// The chain is being stopped: what misses another part from now on is no news.
+    pub(crate) fn stops(&self) {
+        self.0.lock().stopping = true;
     }
 
     /// A process was started.

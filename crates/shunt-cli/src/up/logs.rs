@@ -69,8 +69,11 @@ pub(crate) async fn follow(output: impl AsyncRead + Unpin, name: String, folder:
             log = None;
         }
         let news = worth_telling(&String::from_utf8_lossy(&line));
-        let is_early = |news: &String| begin.elapsed() < STARTING && news.starts_with(BUS_IS_AWAY);
-        if let Some(news) = news.filter(|news| !is_early(news)) {
+        let is_expected = |news: &String| {
+            let between = begin.elapsed() < STARTING || board.read(|state| state.stopping);
+            between && news.starts_with(BUS_IS_AWAY)
+        };
+        if let Some(news) = news.filter(|news| !is_expected(news)) {
             board.say(format!("{name}: {news}"));
         }
     }

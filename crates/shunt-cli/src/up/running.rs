@@ -226,6 +226,7 @@ impl Running {
 
     /// Stops everything: those who make events first, the relay when its queue is empty, the broker last.
     pub(crate) async fn stop(self) {
+        self.board.stops();
         self.watchers.cancel();
         for look in self.looks {
             drop(look.await);
