@@ -22,7 +22,7 @@ use tokio_util::{io::ReaderStream, sync::CancellationToken, task::TaskTracker};
 use crate::{control::SourceState, latest::Frame};
 
 /// How long `/snapshot.jpg` waits for a first frame.
-const FIRST_FRAME: Duration = Duration::from_secs(5);
+pub(crate) const FIRST_FRAME: Duration = Duration::from_secs(5);
 /// How long a viewer may take to read one frame.
 const SLOW: Duration = Duration::from_secs(10);
 /// Most viewers at once; a further one is answered 503.

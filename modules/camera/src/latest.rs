@@ -16,6 +16,8 @@ pub(crate) type Latest = watch::Sender<Option<Arc<Frame>>>;
 #[derive(Debug)]
 pub(crate) struct Frame {
     picture: Picture,
+    /// When it was made, RFC 3339.
+    time: String,
     /// Made when somebody wants it, once.
     jpeg: OnceLock<Bytes>,
 }
@@ -23,12 +25,17 @@ pub(crate) struct Frame {
 // === impl Frame ===
 
 impl Frame {
-    pub(crate) fn new(picture: Picture) -> Self {
-        Self { picture, jpeg: OnceLock::new() }
+    pub(crate) fn new(picture: Picture, time: String) -> Self {
+        Self { picture, time, jpeg: OnceLock::new() }
     }
 
     pub(crate) fn picture(&self) -> &Picture {
         &self.picture
+    }
+
+    /// When it was made, RFC 3339.
+    pub(crate) fn time(&self) -> &str {
+        &self.time
     }
 
     /// The frame as a JPEG file. Heavy work the first time.

@@ -31,6 +31,7 @@ mod metrics;
 mod outlet;
 mod settings;
 mod shot;
+mod snapshot;
 mod source;
 mod studio;
 mod view;
@@ -52,6 +53,7 @@ use crate::{
     latest::Latest,
     metrics::Metrics,
     outlet::Outlet,
+    snapshot::Snapshots,
     studio::Studio,
 };
 
@@ -77,6 +79,9 @@ pub async fn run(mut context: Context<CameraSettings>) -> anyhow::Result<()> {
         shutdown: context.shutdown.clone(),
         tasks: context.tasks.clone(),
     }));
+    let snapshots = Snapshots { latest: latest.subscribe(), state: Arc::clone(&state) };
+    context.methods.on("snapshot", move |payload| snapshots.clone().answer(payload))?;
+    let mut reloads = context.methods.queue("reload")?;
     let studio = Studio {
         live: Arc::clone(&live),
         state: Arc::clone(&state),
@@ -97,6 +102,14 @@ pub async fn run(mut context: Context<CameraSettings>) -> anyhow::Result<()> {
         let proposal = tokio::select! {
             () = context.shutdown.cancelled() => break,
             proposal = context.settings.change() => proposal,
+            call = reloads.next() => {
+                let settings = Arc::clone(&live.read());
+                intake.end_source(&stop);
+                stop = sources.start(&settings);
+                tracing::info!("The source is opened anew.");
+                call.answer(200, serde_json::json!({"message": "the source is opened anew"}));
+                continue;
+            }
         };
         let (new, old) = (Arc::clone(&proposal.settings), Arc::clone(&live.read()));
         // Waits until the frame that is being made is out; so not on this thread.

@@ -55,16 +55,16 @@ impl Studio {
             Ok(picture) => picture,
             Err(error) => return self.state.damaged(&error),
         };
-        let frame = Frame::new(picture);
+        let event = self
+            .events
+            .event(Kind::FRAME, settings.name.clone())
+            .with_stamps(Stamps::captured(shot.captured));
+        let frame = Frame::new(picture, event.time.clone());
         let pixels = match self.outlet.put(&settings.name, &frame) {
             Ok(pixels) => pixels,
             Err(error) => return self.state.damaged(&error),
         };
         let (width, height) = (frame.picture().width, frame.picture().height);
-        let event = self
-            .events
-            .event(Kind::FRAME, settings.name.clone())
-            .with_stamps(Stamps::captured(shot.captured));
         let event = match (events::Frame { sequence, width, height, pixels }).write(event) {
             Ok(event) => event,
             Err(error) => return self.state.damaged(&error),

@@ -39,6 +39,7 @@ mod tracks;
 use std::{path::PathBuf, sync::Arc, thread, time::Duration};
 
 use anyhow::{Context as _, anyhow};
+use serde_json::{Value, json};
 use shunt_frames::FrameReader;
 use shunt_module::{Context, Health, Problems, Proposal};
 use tokio::{sync::mpsc, time::timeout};
@@ -67,6 +68,7 @@ pub async fn run(mut context: Context<EmotionSettings>) -> anyhow::Result<()> {
     let tally = Tally::new()?;
     tally.register(&context.metrics)?;
     let in_use = InUse::default();
+    let mut reloads = context.methods.queue("reload")?;
     context.serve(api::routes(in_use.clone(), context.common.models_dir.clone()));
 
     let mailbox = Arc::new(Mailbox::new(tally.clone()));
@@ -106,7 +108,7 @@ pub async fn run(mut context: Context<EmotionSettings>) -> anyhow::Result<()> {
         .name("judge".to_owned())
         .spawn(judge)
         .context("the judge's thread cannot be started")?;
-    if let Err(problems) = loader.load(context.settings.current()).await {
+    if let Err(problems) = loader.load(context.settings.current(), Reuse::Yes).await {
         tracing::error!("The models cannot be used; waiting for other settings: {problems}.");
     }
 
@@ -116,6 +118,10 @@ pub async fn run(mut context: Context<EmotionSettings>) -> anyhow::Result<()> {
             ended = &mut intake => break ended,
             () = judge_ended.cancelled() => break Ok(Err(anyhow!("the judge's thread has ended"))),
             change = context.settings.change() => loader.change(change).await,
+            call = reloads.next() => {
+                let (status, answer) = loader.reload(context.settings.current()).await;
+                call.answer(status, answer);
+            }
         }
     };
     mailbox.close();
@@ -133,6 +139,14 @@ pub async fn run(mut context: Context<EmotionSettings>) -> anyhow::Result<()> {
     ended?
 }
 
+/// May a model that is in use already stay as it is?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reuse {
+    Yes,
+    /// Its file is read anew.
+    No,
+}
+
 /// Loads models on a thread for heavy work and puts them in use.
 #[derive(Debug)]
 struct Loader {
@@ -146,12 +160,13 @@ struct Loader {
 
 impl Loader {
     /// Puts the models of these settings in use, or says why it cannot. Returns at once on shutdown.
-    async fn load(&self, settings: Arc<EmotionSettings>) -> Result<(), Problems> {
+    async fn load(&self, settings: Arc<EmotionSettings>, reuse: Reuse) -> Result<(), Problems> {
         let before = self.in_use.get().map(|(models, _)| models);
         let (models_dir, options) = (self.models_dir.clone(), settings.face_options());
         let had_models = before.is_some();
         let loading = tokio::task::spawn_blocking(move || {
-            Models::load(&models_dir, &settings, before.as_deref()).map(Arc::new)
+            let before = before.as_deref().filter(|_| reuse == Reuse::Yes);
+            Models::load(&models_dir, &settings, before).map(Arc::new)
         });
         let loaded = tokio::select! {
             loaded = loading => loaded,
@@ -177,8 +192,19 @@ impl Loader {
         }
     }
 
+    /// The direct method `reload`: reads the files of both models anew.
+    async fn reload(&self, settings: Arc<EmotionSettings>) -> (u16, Value) {
+        match self.load(settings, Reuse::No).await {
+            Ok(()) => {
+                let models = self.in_use.get().map(|(models, _)| models.names());
+                (200, json!({ "models": models }))
+            }
+            Err(problems) => (409, json!({"message": format!("the models in use serve on: {problems}")})),
+        }
+    }
+
     async fn change(&self, change: Proposal<EmotionSettings>) {
-        match self.load(Arc::clone(&change.settings)).await {
+        match self.load(Arc::clone(&change.settings), Reuse::Yes).await {
             Ok(()) => change.accept(),
             Err(problems) => {
                 tracing::warn!("New settings are refused, the models in use serve on: {problems}.");

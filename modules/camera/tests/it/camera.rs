@@ -8,8 +8,8 @@ use std::{
 use camera::CameraSettings;
 use shunt_bus::{Bus, BusOptions, Delivery, Subscription};
 use shunt_frames::{FrameReader, PixelBuffer};
-use shunt_module::{Common, Context, Health, Settings, SettingsHandle, SettingsSender};
-use shunt_testkit::Mosquitto;
+use shunt_module::{Common, Context, Health, Methods, Settings, SettingsHandle, SettingsSender};
+use shunt_testkit::{Mosquitto, eventually};
 use shunt_vision::{DecodeLimits, Picture, decode, encode_jpeg, encode_png};
 use shunt_wire::{
     Kind, Name, Stamps, TopicFilter,
@@ -32,6 +32,7 @@ pub(crate) struct Camera {
     _folder: TempDir,
     pub(crate) settings: CameraSettings,
     pub(crate) health: Health,
+    pub(crate) methods: Methods,
     pub(crate) broker: Mosquitto,
     pub(crate) url: String,
     frames: Subscription,
@@ -79,9 +80,23 @@ impl Camera {
         let reader = FrameReader::new(frames_dir.as_deref().unwrap_or(Path::new("/nowhere")));
         let common = Common { frames_dir, ..Common::in_folder(folder.path()) };
         let (context, shutdown) = Context::for_test(handle, bus(&broker, "camera"), None, common, listener);
-        let health = context.health.clone();
+        let (health, methods) = (context.health.clone(), context.methods.clone());
         let running = tokio::spawn(camera::run(context));
-        Self { _folder: folder, settings, health, broker, url, frames, reader, sender, shutdown, running }
+        let registered = || async { methods.names().iter().any(|name| name == "reload") };
+        eventually(SOON, registered).await;
+        Self {
+            _folder: folder,
+            settings,
+            health,
+            methods,
+            broker,
+            url,
+            frames,
+            reader,
+            sender,
+            shutdown,
+            running,
+        }
     }
 
     /// The next frame whose pixels are still there.

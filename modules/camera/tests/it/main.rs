@@ -5,6 +5,7 @@ mod bad_input;
 mod camera;
 mod docs;
 mod http;
+mod methods;
 mod mjpeg;
 mod outlets;
 mod pictures;

@@ -1,6 +1,7 @@
 //! Changes by twin, and models that cannot be used.
 
 use emotion::EmotionSettings;
+use serde_json::{Value, json};
 use shunt_module::Common;
 use shunt_testkit::eventually;
 use shunt_wire::events::Expression;
@@ -93,4 +94,21 @@ async fn a_model_with_the_wrong_digest_is_refused_by_name() {
     })
     .await;
     assert_eq!(stage.get("/healthz").await.unwrap().0, 200);
+}
+
+#[tokio::test]
+async fn the_method_reload_reads_the_models_anew_while_frames_come() {
+    let mut stage = Stage::start().await;
+    let (status, answer) = stage.methods.call("reload", Value::Null).await;
+    assert_eq!((status, answer), (200, json!({"models": ["blazeface-full-range", "ferplus-small"]})));
+    stage.check_alive().await;
+    // The file is exchanged for another: it is not taken, and the model in use serves on.
+    let models = stage.folder.path().join("models");
+    let digest = "5c97234ee99272d40ebf56162c0def2f4b40b8d1b0f29a5b6492f817012e9879";
+    changed_catalog(&Common::in_folder(stage.folder.path()), digest, &"0".repeat(64));
+    let (status, answer) = stage.methods.call("reload", Value::Null).await;
+    let message = answer["message"].as_str().unwrap();
+    assert!(status == 409 && message.starts_with("the models in use serve on: face_model: "), "{answer}");
+    std::fs::remove_dir_all(models).unwrap();
+    stage.check_alive().await;
 }

@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use emotion::EmotionSettings;
 use shunt_bus::{Bus, BusOptions, Delivery, Received, Subscription, clock};
-use shunt_module::{Common, Context, SettingsHandle, SettingsSender};
+use shunt_module::{Common, Context, Methods, SettingsHandle, SettingsSender};
 use shunt_testkit::{Mosquitto, eventually};
 use shunt_vision::{DecodeLimits, Picture, decode, encode_jpeg};
 use shunt_wire::{
@@ -31,6 +31,7 @@ pub(crate) struct Stage {
     pub(crate) bus: Bus,
     pub(crate) settings: SettingsSender<EmotionSettings>,
     pub(crate) address: SocketAddr,
+    pub(crate) methods: Methods,
     pub(crate) stop: CancellationToken,
     pub(crate) running: JoinHandle<anyhow::Result<()>>,
     emotions: Subscription,
@@ -92,6 +93,7 @@ impl Stage {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (context, stop) = Context::for_test(handle, module, None, common, listener);
+        let methods = context.methods.clone();
         let running = tokio::spawn(emotion::run(context));
         Self {
             broker,
@@ -99,6 +101,7 @@ impl Stage {
             bus,
             settings: sender,
             address,
+            methods,
             stop,
             running,
             emotions,
