@@ -8,6 +8,7 @@
 //! a device, with the same environment.
 
 mod bench;
+mod bridge;
 mod bus;
 mod chain;
 mod child;
@@ -20,6 +21,7 @@ mod method;
 mod models;
 mod output;
 mod publish;
+mod sentiment;
 mod sim;
 mod tail;
 mod twin;
@@ -47,9 +49,11 @@ enum Command {
     Twin(twin::Twin),
     Method(method::Method),
     Publish(publish::Publish),
+    Bridge(bridge::BridgeArgs),
     Invoke(invoke::Invoke),
     Models(models::Models),
     Emotion(emotion::Emotion),
+    Sentiment(sentiment::Sentiment),
     Manifest(manifest::Manifest),
     Doctor(doctor::Doctor),
     #[command(hide = true)]
@@ -105,9 +109,11 @@ fn start(command: Command, started: Mono) -> anyhow::Result<ExitCode> {
             Command::Twin(twin) => twin.run().await?,
             Command::Method(method) => return method.run().await,
             Command::Publish(publish) => publish.run().await?,
+            Command::Bridge(bridge) => bridge.run().await?,
             Command::Invoke(invoke) => return invoke.run().await,
             Command::Models(models) => return models.run().await,
             Command::Emotion(emotion) => return emotion.run().await,
+            Command::Sentiment(sentiment) => return sentiment.run().await,
             Command::Manifest(manifest) => return manifest.run(),
             Command::Doctor(doctor) => return doctor.run().await,
             Command::Child(_) | Command::BenchPeer(_) => {}
