@@ -42,7 +42,7 @@ fn solution(templates: &[(&str, Value)]) -> anyhow::Result<tempfile::TempDir> {
     for (name, template) in templates {
         fs::write(folder.path().join(name), serde_json::to_string_pretty(template)?)?;
     }
-    for module in ["bus", "camera", "emotion", "relay"] {
+    for module in places::MODULES {
         let into = folder.path().join("modules").join(module);
         fs::create_dir_all(&into)?;
         fs::copy(repo_root().join("modules").join(module).join("module.json"), into.join("module.json"))?;

@@ -6,7 +6,7 @@ use serde_json::Value;
 use shunt_manifest::{Options, check, create_options, expand, routes::Route};
 use shunt_testkit::repo_root;
 
-use crate::places::{REGISTRY, options, templates};
+use crate::places::{MODULES, REGISTRY, options, templates};
 
 const AGENT: &str = "/modulesContent/$edgeAgent/properties.desired";
 const PLATFORMS: [&str; 3] = ["amd64", "arm64v8", "arm32v7"];
@@ -41,8 +41,7 @@ fn our_templates_have_no_finding_on_any_platform() -> anyhow::Result<()> {
 #[test]
 fn our_templates_deploy_the_modules_there_are_from_our_own_images() -> anyhow::Result<()> {
     let names: BTreeSet<String> = modules()?.into_iter().map(|(_, name, _)| name).collect();
-    let ours = ["bus", "camera", "emotion", "gateway", "relay", "sentiment"];
-    assert_eq!(names, ours.map(str::to_owned).into());
+    assert_eq!(names, MODULES.map(str::to_owned).into());
     for (template, name, module) in modules()? {
         let debug = if template.contains("debug") { ".debug" } else { "" };
         let image = module.pointer("/settings/image").and_then(Value::as_str);
@@ -122,7 +121,7 @@ fn telemetry_of_the_relay_goes_upstream() -> anyhow::Result<()> {
 
 #[test]
 fn every_dockerfile_of_module_json_is_there() -> anyhow::Result<()> {
-    for module in ["bus", "camera", "emotion", "gateway", "relay", "sentiment"] {
+    for module in MODULES {
         let folder = repo_root().join("modules").join(module);
         let json: Value = serde_json::from_str(&std::fs::read_to_string(folder.join("module.json"))?)?;
         let platforms =
