@@ -1,6 +1,6 @@
 // An app on Dapr's own SDK that publishes, subscribes and keeps state. It takes its port from APP_PORT and the
 // gateway's from DAPR_HTTP_PORT. Each step is a line of JSON.
-const { DaprServer, DaprClient } = require("@dapr/dapr");
+const { DaprServer, DaprClient, DaprPubSubStatusEnum } = require("@dapr/dapr");
 
 const say = (step, more) => console.log(JSON.stringify({ step, ...more }));
 
@@ -10,11 +10,12 @@ async function start() {
   await server.pubsub.subscribe("pubsub", "orders", async (data, headers) => say(`order ${data.n}`, { data }));
   await server.pubsub.subscribe("pubsub", "texts", async (data) => say("text", { data }));
   await server.pubsub.subscribe("pubsub", "weak", async (data) => {
-    if (failures-- > 0) throw new Error("not now");
+    // The SDK takes an error for success; only this asks for another attempt.
+    if (failures-- > 0) return DaprPubSubStatusEnum.RETRY;
     say("weak", { data });
   });
   await server.pubsub.subscribeWithOptions("pubsub", "bad", {
-    callback: async () => { throw new Error("never"); },
+    callback: async () => DaprPubSubStatusEnum.RETRY,
     deadLetterTopic: "poison",
   });
   await server.pubsub.subscribe("pubsub", "poison", async (data) => say("poison", { data }));
