@@ -8,6 +8,7 @@
     clippy::unwrap_used,
     reason = "a test that cannot go on shall fail"
 )]
+#![allow(clippy::needless_pass_by_value, reason = "values are written as literals where they are used")]
 
 mod conformance;
 mod docs;
