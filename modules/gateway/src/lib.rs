@@ -9,9 +9,12 @@
 //!   answers come back as the app gave them, also errors. Bodies, connections and times are bounded.
 //! - App names are those of the modules on the bus, those of the setting `apps`, or names of the IoT Edge network.
 //! - Its own errors are Dapr's: status, `errorCode` and `message`.
+//! - An event for an app is on disk before the bus forgets it, and leaves the disk when the app took it, dropped it, or
+//!   it went to the dead letters. A slow or dead app holds up only its own events. Every drop is counted.
+//! - State that was answered as saved survives a power cut; a request changes all of its keys or none.
 //! - The device registry (`/device`, `/data`, the gRPC call `DevSvc.Get`) tells who is on the bus.
 //!
-//! It deliberately has no actors, no bindings, no secrets and no configuration API, stops no app at its wish
+//! It deliberately has no actors, no bindings, no secrets, no configuration API and no bulk subscriptions, stops no app at its wish
 //! (`/v1.0/shutdown`), and calls nothing outside of the device unless the setting `apps` names it.
 //!
 //! ```
