@@ -14,8 +14,8 @@
 //! - State that was answered as saved survives a power cut; a request changes all of its keys or none.
 //! - The device registry (`/device`, `/data`, the gRPC call `DevSvc.Get`) tells who is on the bus.
 //!
-//! It deliberately has no actors, no bindings, no secrets, no configuration API and no bulk subscriptions, stops no app at its wish
-//! (`/v1.0/shutdown`), and calls nothing outside of the device unless the setting `apps` names it.
+//! It deliberately has no actors, no bindings, no secrets, no configuration API and no bulk subscriptions, stops no
+//! app at its wish (`/v1.0/shutdown`), and calls nothing outside of the device unless the setting `apps` names it.
 //!
 //! ```
 //! use gateway::GatewaySettings;
