@@ -5,7 +5,6 @@
 //! publish by hand. A device grants them nothing.
 
 use std::{
-    collections::BTreeMap,
     fs::{self, File},
     path::{Path, PathBuf},
     time::{Duration, Instant},
