@@ -130,8 +130,9 @@ where
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
     let (log, bad) = logging::start(&environment);
-    let workers = std::thread::available_parallelism().map_or(1, usize::from);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build();
+    // One thread waits and passes on; heavy work has threads of its own. With more of them each message wakes threads
+    // that find nothing to do, which costs more than the message (`docs/decisions/0014-one-async-thread.md`).
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => {
