@@ -204,7 +204,7 @@ impl RawSession {
             any = true;
             talks.main.expected.pop_front().ok_or(Broken::Protocol("an answer to no command"))?;
             if let Reply::Error(error) = reply {
-                tracing::error!(%error, "The broker refused a message.");
+                tracing::debug!(%error, "The broker refused a message.");
                 Counters::count(&self.ends.common.counters.dropped_sending);
             }
         }

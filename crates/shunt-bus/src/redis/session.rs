@@ -122,6 +122,8 @@ type Asker = (Arc<Inbox>, oneshot::Sender<Result<(), SubscribeError>>);
 enum Expect {
     /// Nothing that we wait for.
     Done,
+    /// A fast event is told.
+    Fast,
     Publish,
     Beat,
     /// An assured subscription is made.
@@ -479,7 +481,7 @@ impl Session {
 
     fn send_fast(&self, message: &Outgoing, talks: &mut Talks) {
         let channel = channel(&message.topic);
-        talks.main.ask(&[b"PUBLISH", channel.as_bytes(), &message.event], Expect::Done);
+        talks.main.ask(&[b"PUBLISH", channel.as_bytes(), &message.event], Expect::Fast);
         Counters::count(&self.common.counters.published);
     }
 
@@ -579,7 +581,11 @@ impl Session {
             (Expect::Done, Reply::Error(error)) => {
                 tracing::error!(%error, "The broker refused a command of the bus.");
             }
-            (Expect::Done, _) => {}
+            (Expect::Fast, Reply::Error(error)) => {
+                Counters::count(&self.common.counters.dropped_sending);
+                tracing::debug!(%error, "The broker refused a fast event.");
+            }
+            (Expect::Done | Expect::Fast, _) => {}
             (Expect::Publish, reply) => self.published(reply),
             (Expect::Beat, Reply::Text(_)) => return Err(Broken::Taken),
             (Expect::Beat, reply) => self.beaten(reply, talks),
