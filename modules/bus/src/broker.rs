@@ -209,14 +209,13 @@ fn tell(line: &str, tally: &Tally) {
         // We know: every module may read.
         return;
     }
-    let refused =
-        line.contains("OpenSSL Error") || line.contains("not authorised") || line.contains("TLS error");
+    let refused = line.contains("<unknown>") || line.contains("not authorised");
     if refused {
         tally.refused();
     }
     if line.starts_with("Error") {
         tracing::error!(broker = line, "The broker has an error.");
-    } else if refused || line.starts_with("Warning") {
+    } else if refused || line.contains("OpenSSL Error") || line.starts_with("Warning") {
         tracing::warn!(broker = line, "The broker warns.");
     } else {
         tracing::debug!(broker = line, "The broker says.");

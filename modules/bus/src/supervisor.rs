@@ -140,7 +140,9 @@ impl Supervisor {
         let old = Arc::clone(&self.settings);
         let wrong = |fields: &[&str], problem: &str| {
             let mut problems = Problems::default();
-            fields.iter().for_each(|field| problems.note(field, problem));
+            for field in fields {
+                problems.note(field, problem);
+            }
             problems
         };
         if settings.tls_port != 0 && self.workload.is_none() {

@@ -21,7 +21,7 @@ fn broker_of(port: u16) -> Option<Pid> {
         let command = std::fs::read_to_string(entry.path().join("cmdline")).ok()?;
         let mut words = command.split('\0');
         words.next().filter(|program| program.ends_with("mosquitto"))?;
-        let configuration = PathBuf::from(words.find(|word| word.ends_with(".conf"))?);
+        let configuration = PathBuf::from(words.find(|word| word.ends_with("/mosquitto.conf"))?);
         let text = std::fs::read_to_string(configuration).ok()?;
         text.contains(&listener).then(|| Pid::from_raw(pid)).flatten()
     })
@@ -31,9 +31,9 @@ fn broker_of(port: u16) -> Option<Pid> {
 async fn reported(device: &Device, field: &str, wanted: impl Fn(&Value) -> bool) {
     let met = eventually(LIMIT, || async {
         let twin = device.sim.twin("bus").unwrap_or_default();
-        wanted(&twin["properties"]["reported"][field])
+        twin.pointer(&format!("/properties/reported/{field}")).is_some_and(&wanted)
     });
-    timeout(LIMIT * 2, met).await.unwrap();
+    met.await;
 }
 
 #[tokio::test]
@@ -46,7 +46,7 @@ async fn modules_speak_over_an_authenticated_bus_that_nobody_configured() -> any
         assert_eq!(take(&mut events).await?, id.to_string());
     }
     // Emotion, relay, the module itself, and what reads the figures.
-    device.metric("shunt_bus_broker_clients", |clients| clients == 4.0).await?;
+    device.metric("shunt_bus_broker_clients", |clients| (3.5..4.5).contains(&clients)).await?;
     device.metric("shunt_bus_broker_received_messages_total", |count| count >= 20.0).await?;
     device.metric("shunt_bus_certificate_expiry_timestamp_seconds", |seconds| seconds > 1.7e9).await?;
     let page = device.wait_for("/healthz", |status, _| status == 200).await?;
@@ -75,7 +75,7 @@ async fn a_killed_broker_comes_back_and_its_clients_with_it() -> anyhow::Result<
             break;
         }
     }
-    device.metric("shunt_bus_broker_restarts_total", |count| count == 1.0).await?;
+    device.metric("shunt_bus_broker_restarts_total", |count| (0.5..1.5).contains(&count)).await?;
     device.ready().await
 }
 
@@ -162,7 +162,7 @@ async fn the_certificate_is_renewed_before_it_runs_out_while_clients_stay() -> a
 
 /// When the certificate runs out that the broker shows now, in seconds since 1970.
 async fn served_expiry(device: &Device) -> anyhow::Result<i64> {
-    let tls = device.raw_tls(Some(&device.tls("camera").await?)).await?;
+    let tls = device.raw_tls(Some(&device.tls("camera").await?))?;
     let stream = TcpStream::connect(device.broker).await?;
     let name = rustls::pki_types::ServerName::try_from("localhost")?;
     let stream = tokio_rustls::TlsConnector::from(tls).connect(name, stream).await?;

@@ -158,10 +158,7 @@ impl Device {
     }
 
     /// A TLS configuration for clients of the test's own.
-    pub(crate) async fn raw_tls(
-        &self,
-        identity: Option<&BusTls>,
-    ) -> anyhow::Result<Arc<rustls::ClientConfig>> {
+    pub(crate) fn raw_tls(&self, identity: Option<&BusTls>) -> anyhow::Result<Arc<rustls::ClientConfig>> {
         use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
         let mut roots = rustls::RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(self.sim.ca_bundle().as_bytes())?)?;
