@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use shunt_bus::{Bus, BusOptions, BusTls, Delivery, PublishError};
 use shunt_hub::HubOptions;
-use shunt_testkit::{Redis, eventually};
+use shunt_testkit::{Mosquitto, Redis, eventually};
 use shunt_wire::{Envelope, Kind};
 use tokio::process::Command;
 
@@ -22,7 +22,7 @@ async fn proof(chain: &Chain, module: &str) -> BusTls {
     }
 }
 
-/// Runs mosquitto_pub on the bus of the chain; its exit code and its words. Nothing where it is not installed.
+/// Runs `mosquitto_pub` on the bus of the chain; its exit code and its words. Nothing where it is not installed.
 async fn mosquitto_pub(chain: &Chain, folder: &Path, tls: &BusTls, topic: &str) -> Option<(i32, String)> {
     let place = |name: &str, text: &str| {
         let file = folder.join(name);
@@ -195,4 +195,31 @@ async fn the_bridge_copies_from_the_bus_of_the_chain_to_redis() {
     let counters: Value = serde_json::from_str(printed.out.trim()).unwrap_or_else(|_| panic!("{printed:?}"));
     assert!(counters["copied"].as_u64().unwrap() > 0, "{printed:?}");
     chain.stop().await;
+}
+
+#[tokio::test]
+async fn a_manifest_without_our_bus_names_its_own_broker() {
+    let broker = Mosquitto::start().await.unwrap();
+    let expanded = shunt(&["manifest", "expand", "deployment.template.json"]).await;
+    let mut manifest: Value = serde_json::from_str(&expanded.out).unwrap();
+    let modules = "/modulesContent/$edgeAgent/properties.desired/modules";
+    let modules = manifest.pointer_mut(modules).and_then(Value::as_object_mut).unwrap();
+    modules.remove("bus");
+    modules["relay"]["env"]["SHUNT_BUS_URL"] = json!({"value": broker.url()});
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("deployment.json");
+    std::fs::write(&file, manifest.to_string()).unwrap();
+    let arguments = ["--manifest", file.to_str().unwrap(), "--source", "/dev/null", "--only", "relay"];
+    let chain = Chain::start(&arguments).await;
+    let relay = || async { chain.get("relay", "/readyz").await.is_some_and(|(status, _)| status == 200) };
+    eventually(LIMIT, relay).await;
+    assert_eq!(chain.pids().keys().collect::<Vec<_>>(), ["relay", "sim"]);
+    // The relay may subscribe later than we publish, so publish until one is seen.
+    eventually(LIMIT, || async {
+        let sent = chain.shunt(&["publish", "emotion", "by-hand", "{}"]).await;
+        assert_eq!(sent.code, Some(0), "{sent:?}");
+        chain.at_hub().await > 0
+    })
+    .await;
+    assert_eq!(chain.stop().await["lost"], 0);
 }

@@ -16,8 +16,11 @@ struct Module {
     /// Are these desired properties settings of the module?
     check: fn(&Value) -> Result<(), String>,
     /// Starts it in this process, as far as its settings; its exit code.
-    start: fn(BTreeMap<String, String>) -> Pin<Box<dyn Future<Output = u8>>>,
+    start: fn(BTreeMap<String, String>) -> ExitCode,
 }
+
+/// The exit code that a module will end with.
+type ExitCode = Pin<Box<dyn Future<Output = u8>>>;
 
 const MODULES: [Module; 6] = [
     module::<bus::BusSettings>(),

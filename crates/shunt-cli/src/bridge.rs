@@ -50,6 +50,7 @@ impl BridgeArgs {
         let folder = self.folder.unwrap_or_else(chain::default_folder);
         let from = Place::find(self.from.as_deref(), &folder, &self.proof).await?;
         let to = Place::find(Some(&self.to), &folder, &self.proof).await?;
+        anyhow::ensure!(from.url != to.url, "both sides are {}: a bridge has two", hide(&to.url));
         let names = [hide(&from.url), hide(&to.url)];
         // One name at both: where the chain gave an identity, that.
         let client_id = if from.lock.is_some() { from.name } else { to.name };

@@ -83,16 +83,15 @@ pub(crate) fn wanted(
             return anyhow::Ok(());
         }
         let wanted = |runs| Wanted { name: name.to_owned(), runs, environment };
-        match broker {
-            Some(broker) => brokers.push(wanted(broker.program(programs)?)),
-            None => {
-                let file = programs.join(program);
-                if !program.contains('/') && file.is_file() {
-                    others.push(wanted(Runs::Binary(file)));
-                } else {
-                    missing.push(NotBuilt { name: name.to_owned(), program: file });
-                }
-            }
+        if let Some(broker) = broker {
+            brokers.push(wanted(broker.program(programs)?));
+            return Ok(());
+        }
+        let file = programs.join(program);
+        if !program.contains('/') && file.is_file() {
+            others.push(wanted(Runs::Binary(file)));
+        } else {
+            missing.push(NotBuilt { name: name.to_owned(), program: file });
         }
         Ok(())
     };
