@@ -45,7 +45,7 @@ pub(crate) struct BusBench {
     /// Only questions of these sizes, and of 256 bytes.
     #[arg(long, value_name = "BYTES", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(256..=8_000_000))]
     size: Vec<u32>,
-    /// The threads of processes that stand for modules [default: as modules have them].
+    /// The threads of processes that stand for modules [default: one, as modules have it].
     #[arg(long, value_name = "KIND", value_enum)]
     runtime: Option<Runtime>,
     /// Print JSON.
@@ -126,7 +126,7 @@ impl Run {
         let mut base = Vec::new();
         for known in wanted {
             output::complain(format_args!("measuring {}", known.name));
-            let runtime = self.runtime.filter(|_| known.is_module).unwrap_or(known.runtime());
+            let runtime = self.runtime.filter(|_| known.is_module).unwrap_or(Runtime::CurrentThread);
             let outcome = match self.measure(known, runtime).await {
                 Ok(measured) => Outcome::Measured(measured),
                 Err(NoServer::NotInstalled(command)) => Outcome::NotInstalled(command),
@@ -174,7 +174,7 @@ impl Run {
         let [smallest, ..] = SIZES;
         let plan = Plan { sizes: vec![smallest], rounds: (self.rounds / AGAIN).max(20), flood: false };
         let base = known(BASE).map_err(anyhow::Error::msg)?;
-        match attempt(base, 2, base.runtime(), plan).await {
+        match attempt(base, 2, Runtime::CurrentThread, plan).await {
             Ok(found) => Ok(found.cells.into_iter().next().map(|cell| cell.round_trips).unwrap_or_default()),
             Err(NoServer::Failed(error)) => Err(error),
             Err(NoServer::NotInstalled(command)) => anyhow::bail!("not installed: {command}"),

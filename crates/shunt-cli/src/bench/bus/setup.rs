@@ -14,7 +14,6 @@ use tempfile::TempDir;
 use super::{
     line::{CallWay, EventWay, Proof, Way},
     note::SHORTEST,
-    peer::Runtime,
     report::FRAME,
     server::{NoServer, Server, fresh_port},
 };
@@ -29,7 +28,7 @@ pub(super) struct Known {
     /// As in `--only`.
     pub(super) id: &'static str,
     pub(super) name: &'static str,
-    /// Its processes stand for modules, so they have a module's runtime; those of the others have one thread.
+    /// Its processes stand for modules.
     pub(super) is_module: bool,
 }
 
@@ -64,11 +63,6 @@ pub(super) struct Setup {
 // === impl Known ===
 
 impl Known {
-    /// The runtime of its processes.
-    pub(super) fn runtime(&self) -> Runtime {
-        if self.is_module { Runtime::MultiThread } else { Runtime::CurrentThread }
-    }
-
     /// Are questions of this size measured?
     pub(super) fn takes(&self, size: usize) -> bool {
         match self.id {
