@@ -31,6 +31,11 @@ const OWNERS: [(&str, &[Kind]); 9] = [
 /// Applications publish through the gateway: texts, and under the gateway's own name any kind that no module owns.
 const GATEWAY: (&str, [&str; 2]) = ("gateway", ["text", "shunt/+/gateway"]);
 
+/// Is this a module of Shunt?
+pub(crate) fn is_ours(module: &str) -> bool {
+    module == GATEWAY.0 || OWNERS.iter().any(|(known, _)| *known == module)
+}
+
 /// What each module may do: what this version of Shunt grants, and in its place what the settings say.
 pub(crate) fn grants(settings: &BusSettings) -> BTreeMap<String, Grant> {
     let grant = |publish: Vec<String>| Grant { publish, subscribe: Vec::new() };
@@ -51,7 +56,7 @@ pub(crate) fn file(settings: &BusSettings, bridge: &Grant) -> String {
     let mut text =
         format!("# Written by the module bus at every start.\n\nuser {MONITOR}\ntopic read $SYS/#\n\n");
     writeln!(text, "user {BRIDGE}").ok();
-    lines(&mut text, bridge);
+    lines(&mut text, "topic", bridge);
     for (module, grant) in &grants {
         writeln!(text, "\nuser {module}").ok();
         for topic in denied(module, &grants) {
@@ -61,7 +66,7 @@ pub(crate) fn file(settings: &BusSettings, bridge: &Grant) -> String {
         for kind in [Kind::PRESENCE, Kind::DEAD_LETTER] {
             writeln!(text, "topic write shunt/{kind}/{module}").ok();
         }
-        lines(&mut text, grant);
+        lines(&mut text, "topic", grant);
     }
     text.push_str("\n# Every other module.\npattern read shunt/#\n");
     for kind in [Kind::PRESENCE, Kind::DEAD_LETTER] {
@@ -70,23 +75,26 @@ pub(crate) fn file(settings: &BusSettings, bridge: &Grant) -> String {
     text
 }
 
-/// The access file for clients without certificates.
-pub(crate) fn plain_file(settings: &BusSettings) -> String {
+/// The access file for clients without certificates. `bridge` as in [`file`].
+///
+/// They hold for who sends a user name too, which proves nothing here: lines that begin with `topic` would not.
+pub(crate) fn plain_file(settings: &BusSettings, bridge: &Grant) -> String {
     let mut text = "# Written by the module bus at every start.\n".to_owned();
     if settings.tls_port == 0 {
-        // The module itself reads it, and has no other door.
-        text.push_str("topic read $SYS/#\n");
+        // The module itself and its bridge have no other door, and nobody can tell them from others.
+        text.push_str("pattern read $SYS/#\n");
+        lines(&mut text, "pattern", bridge);
     }
-    lines(&mut text, &settings.plain);
+    lines(&mut text, "pattern", &settings.plain);
     text
 }
 
-fn lines(text: &mut String, grant: &Grant) {
+fn lines(text: &mut String, word: &str, grant: &Grant) {
     for topic in grant.topics() {
-        writeln!(text, "topic write {topic}").ok();
+        writeln!(text, "{word} write {topic}").ok();
     }
     for filter in &grant.subscribe {
-        writeln!(text, "topic read {filter}").ok();
+        writeln!(text, "{word} read {filter}").ok();
     }
 }
 

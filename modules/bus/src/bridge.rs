@@ -1,6 +1,6 @@
 //! The bridge between this broker and a Redis.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use shunt_bus::{
     BusState, TlsFrom,
@@ -18,7 +18,7 @@ const PART: &str = "bridge";
 const LOOK: Duration = Duration::from_secs(1);
 
 /// What makes one bridge differ from another.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Plan {
     broker: String,
     redis: String,
@@ -69,6 +69,13 @@ impl Plan {
     fn options(&self) -> BridgeOptions {
         let client_id = Name::from_static("bus-bridge");
         BridgeOptions { client_id, ..BridgeOptions::new(&self.broker, &self.redis, self.rules.clone()) }
+    }
+}
+
+impl fmt::Debug for Plan {
+    /// Without the addresses: there may be a password in them.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Plan").field("rules", &self.rules).finish_non_exhaustive()
     }
 }
 
@@ -141,6 +148,14 @@ mod tests {
         assert_eq!(check("redis://redis:6379", &["airq/#"]), ["bridge_rules"]);
         assert_eq!(check("ftp://redis", &["airq/# -> airq:*"]), ["bridge_url"]);
         assert_eq!(check("", &["airq/# -> airq:*"]), ["bridge_url"]);
+    }
+
+    #[test]
+    fn a_password_is_not_printed() {
+        let settings =
+            BusSettings { bridge_url: "redis://me:secret@redis:6379".to_owned(), ..BusSettings::default() };
+        let plan = Plan::new("mqtt://localhost", &settings).unwrap();
+        assert_eq!(format!("{plan:?}"), "Plan { rules: [], .. }");
     }
 
     #[test]

@@ -19,7 +19,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::tally::Tally;
+use crate::{configuration::OPENSSL, tally::Tally};
 
 /// What the broker has to come up in.
 const START_LIMIT: Duration = Duration::from_secs(10);
@@ -97,7 +97,7 @@ fn find(name: &str) -> Option<PathBuf> {
 // === impl Broker ===
 
 impl Broker {
-    /// Starts it; returns when it takes connections.
+    /// Starts it; returns when it takes connections. The settings of its TLS library lie beside its configuration.
     ///
     /// Not to be called from a thread that ends before the process: the kernel counts the end of that thread as ours.
     pub(crate) async fn start(
@@ -109,6 +109,7 @@ impl Broker {
             .command()
             .arg("-c")
             .arg(configuration)
+            .env("OPENSSL_CONF", configuration.with_file_name(OPENSSL))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

@@ -10,6 +10,24 @@ pub(crate) const PLAIN_ACCESS: &str = "plain-access";
 pub(crate) const AUTHORITIES: &str = "authorities.pem";
 pub(crate) const CERTIFICATE: &str = "certificate.pem";
 pub(crate) const KEY: &str = "key.pem";
+/// What its TLS library reads before it, by the variable `OPENSSL_CONF`.
+pub(crate) const OPENSSL: &str = "openssl.cnf";
+/// No tickets: who shows one is let in without a certificate, as whom the ticket was given to. Mosquitto cannot say
+/// that itself. The other lines are those that Debian sets.
+pub(crate) const OPENSSL_TEXT: &str = "\
+openssl_conf = settings
+
+[settings]
+ssl_conf = ssl
+
+[ssl]
+system_default = tls
+
+[tls]
+MinProtocol = TLSv1.2
+CipherString = DEFAULT@SECLEVEL=2
+NumTickets = 0
+";
 
 /// The configuration, in the parts that a running broker takes at a reload, and those for which it must be restarted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,6 +94,8 @@ impl Configuration {
                  use_identity_as_username true\n\
                  # A session belongs to the module of the certificate, whatever client id is sent.\n\
                  use_username_as_clientid true\n\
+                 # Older versions resume sessions without a certificate, and nothing turns that off.\n\
+                 tls_version tlsv1.3\n\
                  ciphers_tls1.3 {}\n",
                 settings.tls_port,
                 settings.address,

@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 use shunt_module::{Problems, Settings};
 use shunt_wire::{Kind, Name};
 
+use crate::access::is_ours;
+
 /// What can be set.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -26,7 +28,7 @@ pub struct BusSettings {
     pub plain_port: u16,
     /// The IP address on which the broker takes connections without TLS. A change restarts the broker.
     pub plain_address: String,
-    /// What clients without TLS may do.
+    /// What clients without TLS may do, whatever user name they send.
     pub plain: Grant,
     /// What modules may do, by name, in place of what this version of Shunt grants them; other modules may read
     /// `shunt/#` and publish nothing but their presence and dead letters. Setting this field replaces the whole map.
@@ -54,7 +56,8 @@ pub struct BusSettings {
     pub persistence: bool,
     /// The Redis that the bridge copies from and to: `redis://[user:password@]host:port[/db]`. Empty: no bridge.
     pub bridge_url: String,
-    /// What the bridge copies: `MQTT filter -> Redis channel` or the other way round, as `airq/# -> airq:*`.
+    /// What the bridge copies: `MQTT filter -> Redis channel` or the other way round, as `airq/# -> airq:*`. Where
+    /// `tls_port` is 0, every client may publish and read the topics that they name: nobody can tell it from the bridge.
     pub bridge_rules: Vec<String>,
 }
 
@@ -130,7 +133,10 @@ impl Settings for BusSettings {
             problems.note("host", format!("it is {host:?}, but must be a host name or an IP address"));
         }
         self.check_ports(problems);
-        self.plain.check("plain", problems);
+        let is_module = |name: &str| is_ours(name) || self.modules.contains_key(name);
+        let speaks_for_others =
+            |topic: &str, speaker: Option<&str>| speaks_for_others(topic, speaker, is_module);
+        self.plain.check("plain", |topic| speaks_for_others(topic, None), problems);
         if self.modules.len() > MAX_ENTRIES {
             problems.note(
                 "modules",
@@ -142,7 +148,7 @@ impl Settings for BusSettings {
             if let Err(error) = module.parse::<Name>() {
                 problems.note(&field, error.to_string());
             }
-            grant.check(&field, problems);
+            grant.check(&field, |topic| speaks_for_others(topic, Some(module)), problems);
         }
         let mut range = |field: &str, value: u64, (least, most): (u64, u64)| {
             if !(least..=most).contains(&value) {
@@ -190,7 +196,12 @@ impl Grant {
         })
     }
 
-    fn check(&self, field: &str, problems: &mut Problems) {
+    /// `forges`: publishing on this topic would be to speak for others.
+    fn check(&self, field: &str, forges: impl Fn(&str) -> bool, problems: &mut Problems) {
+        for topic in self.topics().filter(|topic| forges(topic)) {
+            let rule = "lets it tell presence or dead letters of other modules; shunt/# is everything";
+            problems.note(&format!("{field}.publish"), format!("{topic:?} {rule}"));
+        }
         for (list, entries) in [("publish", &self.publish), ("subscribe", &self.subscribe)] {
             let field = format!("{field}.{list}");
             if entries.len() > MAX_ENTRIES {
@@ -200,20 +211,27 @@ impl Grant {
                 );
             }
             for entry in entries {
-                let own = |kind: &Kind| OWN_KINDS.contains(kind);
-                match entry.parse::<Kind>() {
-                    Ok(kind) if list == "publish" && own(&kind) => {
-                        problems.note(&field, format!("{entry:?} is what each module tells of itself only"));
-                    }
-                    Ok(_) if list == "publish" => {}
-                    _ => {
-                        if let Err(rule) = check_filter(entry) {
-                            problems.note(&field, rule);
-                        }
-                    }
+                let is_kind = list == "publish" && entry.parse::<Kind>().is_ok();
+                if !is_kind && let Err(rule) = check_filter(entry) {
+                    problems.note(&field, rule);
                 }
             }
         }
+    }
+}
+
+/// Does this filter reach presence or dead letters of others than the speaker? `#` and `shunt/#` say openly that they
+/// are everything, and a name that is no module's (`shunt/+/shop`) is an application's.
+fn speaks_for_others(filter: &str, speaker: Option<&str>, is_module: impl Fn(&str) -> bool) -> bool {
+    let levels: Vec<_> = filter.split('/').collect();
+    let own = |kind: &str| OWN_KINDS.iter().any(|own| own.as_str() == kind);
+    match *levels.as_slice() {
+        ["+", "#"] => true,
+        ["shunt" | "+", kind, "+" | "#"] | ["shunt" | "+", kind, "+", "#"] => kind == "+" || own(kind),
+        ["shunt" | "+", kind, name] | ["shunt" | "+", kind, name, "#"] if speaker != Some(name) => {
+            (own(kind) && (speaker.is_some() || is_module(name))) || (kind == "+" && is_module(name))
+        }
+        _ => false,
     }
 }
 
@@ -320,6 +338,55 @@ mod tests {
             BTreeMap::from([("a b".to_owned(), grant(&["label", "airq/#", "shunt/label/+"], &["#"]))]);
         let settings = BusSettings { modules, ..BusSettings::default() };
         assert!(problems(&settings)[0].starts_with("modules.a b: "), "{:?}", problems(&settings));
+    }
+
+    #[test]
+    fn nobody_is_granted_to_speak_for_another_module() {
+        let check = |publish: &str| {
+            let modules = BTreeMap::from([
+                ("airq".to_owned(), grant(&[publish], &[])),
+                ("door".to_owned(), Grant::default()),
+            ]);
+            problems(&BusSettings { modules, ..BusSettings::default() })
+        };
+        for bad in [
+            "presence",
+            "dead-letter",
+            "shunt/presence/+",
+            "shunt/presence/#",
+            "shunt/presence/relay",
+            "shunt/dead-letter/relay/#",
+            "shunt/presence/anybody",
+            "shunt/+/relay",
+            "shunt/+/door",
+            "shunt/+/+",
+            "shunt/+/#",
+            "+/presence/door",
+            "+/#",
+            "+/+/+/#",
+        ] {
+            assert!(check(bad).iter().any(|problem| problem.contains("of other modules")), "{bad:?}");
+        }
+        for good in [
+            "label",
+            "shunt/label/+",
+            "shunt/label/relay",
+            "shunt/+/airq",
+            "shunt/presence/airq",
+            "shunt/+/shop",
+            "shunt/#",
+            "#",
+            "airq/#",
+            "airq/presence/relay",
+        ] {
+            assert_eq!(check(good), Vec::<String>::new(), "{good:?}");
+        }
+        let plain = |publish: &str| {
+            let plain = grant(&[publish], &[]);
+            problems(&BusSettings { plain_port: 1883, plain, ..BusSettings::default() })
+        };
+        assert_eq!(plain("shunt/presence/leaf"), Vec::<String>::new());
+        assert!(plain("shunt/presence/relay")[0].starts_with("plain.publish: "));
     }
 
     #[test]

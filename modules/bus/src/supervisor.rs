@@ -19,7 +19,9 @@ use crate::{
     bridge,
     broker::{Broker, Programs},
     certificate::{Certificate, OwnTls},
-    configuration::{ACCESS, AUTHORITIES, CERTIFICATE, Configuration, KEY, PLAIN_ACCESS},
+    configuration::{
+        ACCESS, AUTHORITIES, CERTIFICATE, Configuration, KEY, OPENSSL, OPENSSL_TEXT, PLAIN_ACCESS,
+    },
     folder::Folder,
     monitor::Monitor,
     tally::Tally,
@@ -104,7 +106,7 @@ impl Supervisor {
             State::Running(broker, _) => {
                 let renewal = async {
                     match certificate {
-                        Some(certificate) => sleep_until(certificate.renew).await,
+                        Some(certificate) => certificate.wears_out().await,
                         None => std::future::pending().await,
                     }
                 };
@@ -157,7 +159,8 @@ impl Supervisor {
         self.settings = settings;
         let old_certificate = std::mem::replace(&mut self.certificate, certificate);
         let problem = match &self.state {
-            State::Waiting(_) => None,
+            // A broker that waits to be started shows the same: nothing is accepted that it does not start with.
+            State::Waiting(_) => self.try_start().await.err(),
             State::Running(..) if reload => self.reload().and_then(|()| self.follow()).err(),
             State::Running(..) => {
                 self.tally.restarted();
@@ -172,7 +175,18 @@ impl Supervisor {
         );
         let changed = changed(&old, &self.settings);
         (self.settings, self.certificate) = (old, old_certificate);
-        self.start().await;
+        if reload && matches!(self.state, State::Running(..)) {
+            // It was told nothing, or what its clients can live with: no reason to cut them off.
+            if let Err(problem) = self.reload().and_then(|()| self.follow()) {
+                tracing::error!(
+                    problem,
+                    "The broker goes on as it is: the old settings cannot be told to it."
+                );
+            }
+        } else {
+            self.stop(STOP_LIMIT).await;
+            self.start().await;
+        }
         Err(wrong(&changed, &problem))
     }
 
@@ -294,7 +308,7 @@ impl Supervisor {
         let host = settings.host(&self.name);
         if let Some(certificate) = &self.certificate
             && certificate.host == host
-            && Instant::now() < certificate.renew
+            && certificate.is_fresh()
         {
             return Ok(Some(certificate.clone()));
         }
@@ -315,17 +329,19 @@ impl Supervisor {
     fn write(&self) -> Result<(), String> {
         let write =
             |name: &str, content: &str| self.folder.write(name, content).map_err(|error| error.to_string());
+        let bridge = bridge::grant(&self.settings);
         if let Some(Certificate { trust, chain, key, expires, .. }) = &self.certificate {
             write(AUTHORITIES, &format!("{}\n{}", trust.trim_end(), self.authority.certificate()))?;
             write(CERTIFICATE, chain)?;
             write(KEY, key)?;
-            write(ACCESS, &access::file(&self.settings, &bridge::grant(&self.settings)))?;
+            write(ACCESS, &access::file(&self.settings, &bridge))?;
             self.monitor_tls.trust(trust);
             self.tally.expires(expires.unix_timestamp());
         }
         if self.settings.plain_port != 0 {
-            write(PLAIN_ACCESS, &access::plain_file(&self.settings))?;
+            write(PLAIN_ACCESS, &access::plain_file(&self.settings, &bridge))?;
         }
+        write(OPENSSL, OPENSSL_TEXT)?;
         write(FILE, &self.configuration(&self.settings).text())
     }
 

@@ -108,6 +108,22 @@ async fn who_does_not_prove_which_module_it_is_does_not_get_in() -> anyhow::Resu
 }
 
 #[tokio::test]
+async fn no_connection_stands_on_an_earlier_one_in_place_of_a_certificate() -> anyhow::Result<()> {
+    let device = Device::start(&[]).await?;
+    let camera = device.tls("camera").await?;
+    let tls = device.raw_tls(Some(&camera))?;
+    for _ in 0..3 {
+        // Entering reads an answer; a ticket would come before it.
+        let (client, _) = RawClient::enter(device.broker, &tls, "camera", None).await?;
+        assert!(!client.is_resumed());
+    }
+    // There nothing forbids it.
+    let old = device.raw_tls_of(Some(&camera), &[&rustls::version::TLS12])?;
+    assert!(RawClient::open(device.broker, &old).await.is_err(), "it takes TLS 1.2");
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_module_publishes_its_own_kinds_and_no_other() -> anyhow::Result<()> {
     let device = Device::start(&[]).await?;
     let mut bystanders = Bystanders::new(&device).await?;

@@ -9,7 +9,11 @@ use shunt_bus::{Bus, BusOptions, Delivery, PublishError};
 use shunt_sim::SimOptions;
 use shunt_testkit::{eventually, fresh_address};
 use shunt_wire::{Kind, Name};
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::timeout,
+};
 
 use crate::support::{Device, LIMIT, connected, publish, subscribe, take};
 
@@ -135,6 +139,56 @@ async fn a_port_that_cannot_be_taken_is_refused_and_the_bus_lives_on() -> anyhow
 }
 
 #[tokio::test]
+async fn settings_are_tried_also_while_the_broker_waits_to_be_started() -> anyhow::Result<()> {
+    let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let device = Device::begun(
+        SimOptions::default(),
+        &[
+            ("SHUNT_BUS_PLAIN_PORT", &taken.local_addr()?.port().to_string()),
+            ("SHUNT_BUS_PLAIN", r#"{"subscribe": ["shunt/#"]}"#),
+        ],
+    )
+    .await?;
+    device.wait_for("/readyz", |status, page| status == 503 && page.contains("mosquitto")).await?;
+    device.sim.patch_desired("bus", &json!({"max_connections": 99}))?;
+    reported(&device, "max_connections", |field| {
+        field["ac"] == 400 && field["ad"].as_str().is_some_and(|text| text.contains("mosquitto"))
+    })
+    .await;
+    device.sim.patch_desired("bus", &json!({"plain_port": fresh_address()?.port()}))?;
+    reported(&device, "plain_port", |field| field["ac"] == 200).await;
+    device.ready().await?;
+    device.module("relay").await.map(drop)
+}
+
+#[tokio::test]
+async fn settings_that_cannot_be_written_cut_nobody_off() -> anyhow::Result<()> {
+    let device = Device::start(&[]).await?;
+    let (emotion, relay) = (device.module("emotion").await?, device.module("relay").await?);
+    let mut events = subscribe(&relay, &Kind::EMOTION).await?;
+    let broker = broker_of(device.broker.port()).context("there is no broker")?;
+    let words = std::fs::read_to_string(format!("/proc/{}/cmdline", broker.as_raw_nonzero()))?;
+    let configuration = words.split('\0').find(|word| word.ends_with("/mosquitto.conf"));
+    // Where a file is to be written, there is a folder.
+    let in_the_way = PathBuf::from(configuration.context("no configuration")?).with_file_name("access.new");
+    std::fs::create_dir(&in_the_way)?;
+    let label = json!({"modules": {"emotion": {"publish": ["emotion", "label"]}}});
+    device.sim.patch_desired("bus", &label)?;
+    reported(&device, "modules", |field| {
+        field["ac"] == 400 && field["ad"].as_str().is_some_and(|text| text.contains("cannot write"))
+    })
+    .await;
+    publish(&emotion, &Kind::EMOTION, "front-door", 1).await?;
+    assert_eq!(take(&mut events).await?, "1");
+    assert_eq!((emotion.counters().reconnects, relay.counters().reconnects), (0, 0));
+    assert_eq!(broker_of(device.broker.port()), Some(broker));
+    std::fs::remove_dir(in_the_way)?;
+    device.sim.patch_desired("bus", &json!({"modules": {"emotion": {"publish": ["emotion", "face"]}}}))?;
+    reported(&device, "modules", |field| field["ac"] == 200).await;
+    device.ready().await
+}
+
+#[tokio::test]
 async fn the_certificate_is_renewed_before_it_runs_out_while_clients_stay() -> anyhow::Result<()> {
     let certificate_lifetime = Duration::from_secs(8);
     let device = Device::with(SimOptions { certificate_lifetime, ..SimOptions::default() }, &[]).await?;
@@ -245,6 +299,20 @@ async fn a_plain_port_is_there_only_where_it_is_asked_for_and_does_what_is_grant
     assert_eq!(take(&mut texts).await?, "1");
     assert!(matches!(publish(&leaf, &Kind::EMOTION, "leaf", 2).await, Err(PublishError::Refused(_))));
     assert!(matches!(publish(&leaf, &Kind::PRESENCE, "leaf", 2).await, Err(PublishError::Refused(_))));
+    // A user name proves nothing here, and changes nothing.
+    let mut named = TcpStream::connect(plain).await?;
+    named.write_all(b"\x10\x17\x00\x04MQTT\x05\x82\x00\x3c\x00\x00\x05named\x00\x03who").await?;
+    // On shunt/text/a, QoS 1, number 7.
+    named.write_all(b"\x32\x13\x00\x0cshunt/text/a\x00\x07\x00xx").await?;
+    let acknowledged = async {
+        let mut answers = Vec::new();
+        while !answers.windows(4).any(|part| part == b"\x40\x02\x00\x07") {
+            let read = named.read_buf(&mut answers).await?;
+            anyhow::ensure!(read != 0 && answers.len() < 1000, "{answers:02x?}");
+        }
+        Ok(())
+    };
+    timeout(LIMIT, acknowledged).await??;
     Ok(())
 }
 

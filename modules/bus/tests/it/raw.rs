@@ -8,7 +8,7 @@ use rumqttc::v5::mqttbytes::{
     Error, QoS,
     v5::{ConnAck, Connect, ConnectReturnCode, Login, Packet, Publish},
 };
-use rustls::{ClientConfig, pki_types::ServerName};
+use rustls::{ClientConfig, HandshakeKind, pki_types::ServerName};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -63,6 +63,11 @@ impl RawClient {
     pub(crate) async fn send_bytes(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
         self.stream.write_all(bytes).await?;
         Ok(self.stream.flush().await?)
+    }
+
+    /// Was this connection made by what an earlier one left, in place of a certificate?
+    pub(crate) fn is_resumed(&self) -> bool {
+        self.stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed)
     }
 
     /// Publishes with `QoS` 1 and this packet id; does not wait.

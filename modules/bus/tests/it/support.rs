@@ -40,6 +40,13 @@ impl Device {
 
     /// The same, with these options of the stand-in.
     pub(crate) async fn with(options: SimOptions, variables: &[(&str, &str)]) -> anyhow::Result<Self> {
+        let device = Self::begun(options, variables).await?;
+        device.ready().await?;
+        Ok(device)
+    }
+
+    /// Starts it, and does not wait for the broker.
+    pub(crate) async fn begun(options: SimOptions, variables: &[(&str, &str)]) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         let sim = Sim::start(SimOptions { folder: folder.path().join("sim"), ..options }).await?;
         for module in MODULES {
@@ -59,7 +66,6 @@ impl Device {
         environment.extend(variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         let mut device = Self { sim, broker, http, environment, life: None, _folder: folder };
         device.begin();
-        device.ready().await?;
         Ok(device)
     }
 
@@ -159,12 +165,21 @@ impl Device {
 
     /// A TLS configuration for clients of the test's own.
     pub(crate) fn raw_tls(&self, identity: Option<&BusTls>) -> anyhow::Result<Arc<rustls::ClientConfig>> {
+        self.raw_tls_of(identity, rustls::ALL_VERSIONS)
+    }
+
+    /// The same, of these versions of TLS only.
+    pub(crate) fn raw_tls_of(
+        &self,
+        identity: Option<&BusTls>,
+        versions: &[&'static rustls::SupportedProtocolVersion],
+    ) -> anyhow::Result<Arc<rustls::ClientConfig>> {
         use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
         let mut roots = rustls::RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(self.sim.ca_bundle().as_bytes())?)?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
+            .with_protocol_versions(versions)?
             .with_root_certificates(roots);
         let config = match identity.and_then(|tls| tls.identity.as_ref()) {
             None => builder.with_no_client_auth(),
