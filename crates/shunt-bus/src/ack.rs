@@ -153,6 +153,13 @@ impl AckLine {
         Some(mark)
     }
 
+    /// Did the message of this name come on this connection?
+    pub(crate) fn has(&self, token: u64) -> bool {
+        let line = self.state.lock();
+        let mut known = line.waiting.iter().chain(&line.ready).chain(&line.said);
+        known.any(|entry| entry.token == token)
+    }
+
     /// A connection was made: with the same session, in which the broker delivers again what it did not hear
     /// of, or with a new one, in which the old names mean nothing.
     pub(crate) fn resume(&self, same_session: bool) {

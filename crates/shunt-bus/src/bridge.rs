@@ -22,6 +22,7 @@
 mod rule;
 
 use std::{
+    fmt,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -35,7 +36,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     BusError, BusState, PublishError, SubscribeError, TlsFrom,
     link::Counters,
-    options::Address,
+    options::{Address, without_password},
     raw::{RawBus, RawOptions, RawSubscription},
 };
 
@@ -46,8 +47,8 @@ use rule::{Notation, Rule};
 /// How long the goodbye to one broker may take.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
-/// What is copied between whom.
-#[derive(Debug, Clone)]
+/// What is copied between whom. Its `Debug` form shows no password.
+#[derive(Clone)]
 pub struct BridgeOptions {
     /// The address of one broker, as in [`crate::raw::RawOptions`].
     pub from: String,
@@ -150,6 +151,21 @@ impl BridgeOptions {
     }
 }
 
+impl fmt::Debug for BridgeOptions {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { from, to, rules, client_id, from_tls, to_tls } = self;
+        formatter
+            .debug_struct("BridgeOptions")
+            .field("from", &without_password(from))
+            .field("to", &without_password(to))
+            .field("rules", rules)
+            .field("client_id", client_id)
+            .field("from_tls", from_tls)
+            .field("to_tls", to_tls)
+            .finish()
+    }
+}
+
 fn notation(url: &str) -> Result<Notation, BusError> {
     match Address::parse(url)? {
         Address::Mqtt { .. } => Ok(Notation::Mqtt),
@@ -199,11 +215,13 @@ impl Bridge {
         let Counted { copied, away, full, refused } = &*self.counted;
         // What the connections dropped on their way in is counted by them.
         let late = self.from.counters().dropped_receiving + self.to.counters().dropped_receiving;
+        // Taken for copied before it showed that the broker would not take them.
+        let too_large = self.from.refused() + self.to.refused();
         BridgeCounters {
-            copied: copied.load(Ordering::Relaxed),
+            copied: copied.load(Ordering::Relaxed).saturating_sub(too_large),
             dropped_away: away.load(Ordering::Relaxed),
             dropped_full: full.load(Ordering::Relaxed) + late,
-            dropped_refused: refused.load(Ordering::Relaxed),
+            dropped_refused: refused.load(Ordering::Relaxed) + too_large,
         }
     }
 

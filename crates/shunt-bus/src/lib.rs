@@ -231,8 +231,8 @@ impl Bus {
     pub fn open(options: BusOptions) -> Result<Self, BusError> {
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| BusError::Runtime)?;
         let address = Address::parse(&options.url)?;
-        let BusOptions { url, module, queue, max_message, presence, tls, shared } = options;
-        let common = Common::new(module, queue, max_message, presence);
+        let BusOptions { url, module, queue, max_message, presence, tls, shared, keep } = options;
+        let common = Common::new(module, queue, max_message, presence, keep);
         let link: Box<dyn Link> = match address {
             Address::Memory(name) => Box::new(memory::open(&name, &common, &runtime)),
             Address::Mqtt { host, port, tls: false } => {

@@ -44,6 +44,8 @@ pub(crate) struct Common {
     pub(crate) queue: usize,
     pub(crate) max_message: usize,
     pub(crate) presence: Option<Presence>,
+    /// Assured subscriptions outlive the goodbye.
+    pub(crate) keep: bool,
     pub(crate) counters: Arc<Counters>,
     pub(crate) state: watch::Sender<BusState>,
     pub(crate) closed: AtomicBool,
@@ -61,6 +63,8 @@ pub(crate) struct Counters {
     pub(crate) sent_locally: AtomicU64,
     pub(crate) received_locally: AtomicU64,
     pub(crate) dropped_locally: AtomicU64,
+    /// Of those dropped while sending: the broker would not take them.
+    pub(crate) refused: AtomicU64,
 }
 
 // === impl Common ===
@@ -71,12 +75,14 @@ impl Common {
         queue: usize,
         max_message: usize,
         presence: Option<Presence>,
+        keep: bool,
     ) -> Arc<Self> {
         Arc::new(Self {
             module,
             queue: queue.clamp(1, usize::from(u16::MAX)),
             max_message,
             presence,
+            keep,
             counters: Arc::default(),
             state: watch::Sender::new(BusState::Disconnected("not connected yet".to_owned())),
             closed: AtomicBool::new(false),

@@ -247,12 +247,20 @@ impl Inner {
 
     fn detach(&self, client: &Arc<Client>) {
         client.end.cancel();
-        client.registry.lock().end();
+        let keeps = {
+            let mut registry = client.registry.lock();
+            registry.end();
+            client.common.keep && registry.keeps()
+        };
         client.common.closed();
         let mut state = self.state.lock();
         let Some(session) = state.session_of(client) else { return };
         session.client = None;
-        session.filters.retain(|(_, delivery)| *delivery == Delivery::Assured);
+        session.filters.retain(|(_, delivery)| keeps && *delivery == Delivery::Assured);
+        if !keeps {
+            session.queue.clear();
+            session.inflight.clear();
+        }
         if session.filters.is_empty() && session.queue.is_empty() {
             state.sessions.remove(client.common.module.as_str());
         }

@@ -65,7 +65,7 @@ impl Message {
 }
 
 /// `CloudEvents` 1.0.2, section 3.2, forbids these in attributes, and so does MQTT.
-fn is_forbidden(character: char) -> bool {
+pub(crate) fn is_forbidden(character: char) -> bool {
     character.is_control()
         || matches!(u32::from(character) & 0xFFFF, 0xFFFE | 0xFFFF)
         || ('\u{FDD0}'..='\u{FDEF}').contains(&character)

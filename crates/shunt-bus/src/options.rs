@@ -13,8 +13,8 @@ use crate::{
     redis::{Place, Server},
 };
 
-/// Where the bus is and who we are on it.
-#[derive(Debug, Clone)]
+/// Where the bus is and who we are on it. Its `Debug` form shows no password.
+#[derive(Clone)]
 pub struct BusOptions {
     /// `mqtt://host:port`, `mqtts://host:port`, `redis://[user:password@]host:port[/database]`, `rediss://...` (with
     /// TLS), `redis+unix://[user:password@]/path/to/socket`, `memory:<name>` (in this process, for tests). The port
@@ -33,10 +33,13 @@ pub struct BusOptions {
     /// A folder that modules of this machine share, as that of the frames: fast events also go straight to those
     /// who share it, over Unix sockets in its folder `bus`.
     pub shared: Option<PathBuf>,
+    /// Does the broker keep our assured subscriptions, and what comes for them, after the bus is closed? So it must be
+    /// for a module, whose next life takes it. A client with a name of one time leaves nothing behind.
+    pub keep: bool,
 }
 
-/// Where TLS to the broker gets its certificates.
-#[derive(Debug, Clone)]
+/// Where TLS to the broker gets its certificates. Its `Debug` form shows no key.
+#[derive(Clone)]
 pub enum TlsFrom {
     /// They stay the same; a mistake in them is told by [`crate::Bus::open`].
     Fixed(BusTls),
@@ -75,7 +78,7 @@ pub(crate) enum Address {
 
 impl BusOptions {
     /// The bus at this address, for this module: 256 messages in each queue, 8 MiB a message, no presence,
-    /// nothing shared.
+    /// nothing shared, kept after it is closed.
     pub fn new(url: impl Into<String>, module: Name) -> Self {
         Self {
             url: url.into(),
@@ -85,7 +88,25 @@ impl BusOptions {
             presence: None,
             tls: None,
             shared: None,
+            keep: true,
         }
+    }
+}
+
+impl fmt::Debug for BusOptions {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { url, module, queue, max_message, presence, tls, shared, keep } = self;
+        formatter
+            .debug_struct("BusOptions")
+            .field("url", &without_password(url))
+            .field("module", module)
+            .field("queue", queue)
+            .field("max_message", max_message)
+            .field("presence", presence)
+            .field("tls", tls)
+            .field("shared", shared)
+            .field("keep", keep)
+            .finish()
     }
 }
 
@@ -139,6 +160,16 @@ impl fmt::Debug for BusTls {
 impl From<BusTls> for TlsFrom {
     fn from(tls: BusTls) -> Self {
         Self::Fixed(tls)
+    }
+}
+
+impl fmt::Debug for TlsFrom {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fixed(tls) => formatter.debug_tuple("Fixed").field(tls).finish(),
+            // What a source is made of is unknown here, and may hold a key.
+            Self::Source(_) => formatter.debug_tuple("Source").finish_non_exhaustive(),
+        }
     }
 }
 
@@ -220,18 +251,24 @@ fn decode(text: &str) -> Option<String> {
 }
 
 /// The address as it may stand in a log.
-fn without_password(url: &str) -> String {
-    match (url.find("//"), url.rfind('@')) {
-        (Some(start), Some(end)) if start + 2 < end => {
-            format!("{}...{}", url.get(..start + 2).unwrap_or_default(), url.get(end..).unwrap_or_default())
+pub(crate) fn without_password(url: &str) -> String {
+    let Some((login, place)) = url.rsplit_once('@') else { return url.to_owned() };
+    // Only what surely is no part of it may stand before the login: a mistyped address has it anywhere.
+    let mut known = ["mqtt", "mqtts", "redis", "rediss", "redis+unix"].into_iter();
+    let scheme = known.find(|scheme| login.split_once(':').is_some_and(|(first, _)| first == *scheme));
+    match scheme {
+        Some(scheme) if login.get(scheme.len()..).is_some_and(|rest| rest.starts_with("://")) => {
+            format!("{scheme}://...@{place}")
         }
-        _ => url.to_owned(),
+        Some(scheme) => format!("{scheme}:...@{place}"),
+        None => format!("...@{place}"),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{bridge::BridgeOptions, raw::RawOptions};
 
     fn check(url: &str, expected: Option<&Address>) {
         assert_eq!(Address::parse(url).ok().as_ref(), expected, "{url}");
@@ -285,7 +322,14 @@ mod tests {
 
     #[test]
     fn a_password_stands_in_no_message_about_an_address() {
-        for url in ["redis://me:secret@", "redis://me:secret@bus/x", "redis+unix://me:secret@bus"] {
+        for url in [
+            "redis://me:secret@",
+            "redis://me:secret@bus/x",
+            "redis+unix://me:secret@bus",
+            "redis:me:secret@bus",
+            "redis/me:secret@bus",
+            "me:secret@bus",
+        ] {
             let error = Address::parse(url).unwrap_err().to_string();
             assert!(!error.contains("secret"), "{error}");
             assert!(!error.contains("me"), "{error}");
@@ -294,5 +338,26 @@ mod tests {
             panic!("no address")
         };
         assert_eq!(format!("{server:?}"), "redis://bus:7/1");
+    }
+
+    #[derive(Debug)]
+    struct Keys(#[expect(dead_code, reason = "only its Debug form matters")] &'static str);
+
+    impl TlsSource for Keys {
+        fn tls(&self) -> Pin<Box<dyn Future<Output = Result<BusTls, String>> + Send + '_>> {
+            Box::pin(std::future::ready(Err("none".to_owned())))
+        }
+    }
+
+    #[test]
+    fn no_debug_form_of_options_shows_a_password_or_a_key() {
+        let (url, name) = ("redis://me:secret@bus", Name::from_static("camera"));
+        let source = Some(TlsFrom::Source(Arc::new(Keys("secret"))));
+        let bus = BusOptions { tls: source.clone(), ..BusOptions::new(url, name.clone()) };
+        let raw = RawOptions { tls: source.clone(), ..RawOptions::new(url, name) };
+        let bridge = BridgeOptions { from_tls: source, ..BridgeOptions::new(url, url, []) };
+        for shown in [format!("{bus:?}"), format!("{raw:?}"), format!("{bridge:?}")] {
+            assert!(shown.contains("redis://...@bus") && !shown.contains("secret"), "{shown}");
+        }
     }
 }

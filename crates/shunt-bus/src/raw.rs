@@ -18,6 +18,7 @@
 //! ```
 
 use std::{
+    fmt,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -34,8 +35,9 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     BusCounters, BusError, BusState, PublishError, SubscribeError, TlsFrom,
     link::{Common, Counters},
+    message::is_forbidden,
     mqtt,
-    options::Address,
+    options::{Address, without_password},
     redis,
 };
 
@@ -44,8 +46,8 @@ const CONTROL_QUEUE: usize = 16;
 /// How long a broker that is there may take to answer a subscription.
 const SUBSCRIBE_LIMIT: Duration = Duration::from_secs(10);
 
-/// Where the broker is and who we are on it.
-#[derive(Debug, Clone)]
+/// Where the broker is and who we are on it. Its `Debug` form shows no password.
+#[derive(Clone)]
 pub struct RawOptions {
     /// `mqtt://`, `mqtts://`, `redis://`, `rediss://` or `redis+unix://`, as in [`crate::BusOptions`].
     pub url: String,
@@ -128,6 +130,21 @@ impl RawOptions {
     }
 }
 
+impl fmt::Debug for RawOptions {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { url, client_id, queue, max_message, tls, echo } = self;
+        formatter
+            .debug_struct("RawOptions")
+            .field("url", &without_password(url))
+            .field("client_id", client_id)
+            .field("queue", queue)
+            .field("max_message", max_message)
+            .field("tls", tls)
+            .field("echo", echo)
+            .finish()
+    }
+}
+
 // === impl RawBus ===
 
 impl RawBus {
@@ -136,7 +153,7 @@ impl RawBus {
         let runtime = Handle::try_current().map_err(|_| BusError::Runtime)?;
         let RawOptions { url, client_id, queue, max_message, tls, echo } = options;
         let address = Address::parse(&url)?;
-        let common = Common::new(client_id, queue, max_message, None);
+        let common = Common::new(client_id, queue, max_message, None, false);
         let (outgoing, outgoing_end) = mpsc::channel(common.queue);
         let (control, control_end) = mpsc::channel(CONTROL_QUEUE);
         let inner = Inner {
@@ -215,6 +232,11 @@ impl RawBus {
         Ok(RawSubscription { messages: incoming, _inner: Arc::clone(&self.0) })
     }
 
+    /// How many of those published the broker would not have taken: they are too large for it.
+    pub(crate) fn refused(&self) -> u64 {
+        self.0.common.counters.refused.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn is_connected(&self) -> bool {
         self.0.common.is_connected()
     }
@@ -246,6 +268,8 @@ fn check_topic(topic: &str) -> Result<(), PublishError> {
         "a topic may not be empty"
     } else if topic.contains(['+', '#', '\0']) {
         "a topic may hold neither '+' nor '#' nor the character 0"
+    } else if topic.chars().any(is_forbidden) {
+        "a topic may hold no control characters"
     } else if topic.len() > usize::from(u16::MAX) {
         "a topic may have 65535 bytes at most"
     } else {

@@ -16,6 +16,9 @@ use crate::{
 /// this time to what the broker kept for it, and one that stops closes the bus in it. Then they are
 /// acknowledged and counted, so that they do not stop the others for ever.
 const GRACE: Duration = Duration::from_secs(10);
+/// How long they wait where this life has made no assured subscription at all: a module may load a model for minutes
+/// before it subscribes.
+const LONG_GRACE: Duration = Duration::from_mins(10);
 
 /// The subscriptions of one client.
 #[derive(Debug)]
@@ -27,6 +30,10 @@ pub(crate) struct Registry {
     next_id: usize,
     line: Arc<AckLine>,
     counters: Arc<Counters>,
+    /// Since when this life has had an assured subscription.
+    began: Option<Instant>,
+    /// This life ended an assured subscription itself, for good.
+    ended: bool,
     /// The bus is being closed: what has no subscriber now is for the next life of this client.
     closing: bool,
 }
@@ -39,15 +46,18 @@ pub(crate) struct Subscribed {
     pub(crate) filter: TopicFilter,
     pub(crate) delivery: Delivery,
     inboxes: Vec<Arc<Inbox>>,
-    /// Since when it has no subscriber here.
+    /// Assured: since when no subscriber of that delivery is here.
     orphaned: Option<Instant>,
+    /// That was so long ago, or so much by intent, that none is waited for: fast subscribers are all there is.
+    resigned: bool,
 }
 
 // === impl Registry ===
 
 impl Registry {
     pub(crate) fn new(line: Arc<AckLine>, counters: Arc<Counters>) -> Self {
-        Self { entries: Vec::new(), unclaimed: VecDeque::new(), next_id: 1, line, counters, closing: false }
+        let (entries, unclaimed) = (Vec::new(), VecDeque::new());
+        Self { entries, unclaimed, next_id: 1, line, counters, began: None, ended: false, closing: false }
     }
 
     /// The filters that the broker must know of.
@@ -60,14 +70,25 @@ impl Registry {
         self.entries.iter().any(|entry| entry.delivery == delivery)
     }
 
+    /// Shall the broker keep our assured subscriptions, and what waits for them, when we leave? Not where this life
+    /// ended them itself. One that has not come to subscribe yet throws nothing of an earlier life away.
+    pub(crate) fn keeps(&self) -> bool {
+        self.any(Delivery::Assured) || !self.ended
+    }
+
     /// Adds a subscriber; returns its filter's number.
     pub(crate) fn add(&mut self, filter: &TopicFilter, inbox: &Arc<Inbox>) -> usize {
+        let is_assured = inbox.delivery == Delivery::Assured;
+        if is_assured {
+            self.began.get_or_insert_with(Instant::now);
+        }
         let known = self.entries.iter_mut().find(|entry| entry.filter == *filter);
         let id = if let Some(entry) = known {
             entry.inboxes.push(Arc::clone(inbox));
-            entry.orphaned = None;
-            if inbox.delivery == Delivery::Assured {
+            if is_assured {
                 entry.delivery = Delivery::Assured;
+                entry.orphaned = None;
+                entry.resigned = false;
             }
             entry.id
         } else {
@@ -75,14 +96,16 @@ impl Registry {
             self.next_id += 1;
             let (filter, delivery) = (filter.clone(), inbox.delivery);
             let inboxes = vec![Arc::clone(inbox)];
-            self.entries.push(Subscribed { id, filter, delivery, inboxes, orphaned: None });
+            self.entries.push(Subscribed { id, filter, delivery, inboxes, orphaned: None, resigned: false });
             id
         };
-        self.claim(filter, inbox);
+        if is_assured {
+            self.claim(filter, inbox);
+        }
         id
     }
 
-    /// Gives the subscriber what already waits for it.
+    /// Gives an assured subscriber what already waits for it.
     fn claim(&mut self, filter: &TopicFilter, inbox: &Inbox) {
         for (since, item) in std::mem::take(&mut self.unclaimed) {
             if filter.matches(&item.message.topic) {
@@ -121,8 +144,9 @@ impl Registry {
         let Some(mark) = mark else { return self.hand_over(&message, inboxes) };
         Counters::count(&self.counters.received);
         let assured = inboxes.iter().filter(|inbox| inbox.delivery == Delivery::Assured).count();
-        let nobody = inboxes.is_empty();
-        let mut keys = mark.keys(&self.line, if nobody { 1 } else { assured as u32 });
+        // Fast subscribers get a copy, but cannot acknowledge it for one who is not there yet.
+        let waits = assured == 0 && !self.is_resigned(&message.topic);
+        let mut keys = mark.keys(&self.line, if waits { 1 } else { assured as u32 });
         for inbox in inboxes {
             let key = if inbox.delivery == Delivery::Assured { keys.pop() } else { None };
             let item = Item { message: Arc::clone(&message), ack: key.unwrap_or_else(Ack::none) };
@@ -131,6 +155,14 @@ impl Registry {
         if let Some(ack) = keys.pop() {
             self.unclaimed.push_back((Instant::now(), Item { message, ack }));
         }
+    }
+
+    /// Are fast subscribers all there is for assured messages of this topic, now and later?
+    fn is_resigned(&self, topic: &str) -> bool {
+        let assured =
+            |entry: &&Subscribed| entry.delivery == Delivery::Assured && entry.filter.matches(topic);
+        let mut entries = self.entries.iter().filter(assured).peekable();
+        entries.peek().is_some() && entries.all(|entry| entry.resigned)
     }
 
     /// Hands a fast message to these, where it may have come by another way already.
@@ -167,6 +199,7 @@ impl Registry {
         let closing = self.closing;
         let mut forget = Vec::new();
         let mut unclaimed = Vec::new();
+        let mut ended = false;
         self.entries.retain_mut(|entry| {
             let mut unwanted = false;
             entry.inboxes.retain(|inbox| match inbox.wish() {
@@ -178,23 +211,37 @@ impl Registry {
                 Wish::NoMore => {
                     inbox.drain().into_iter().for_each(|item| item.ack.ack());
                     unwanted = true;
+                    ended |= inbox.delivery == Delivery::Assured;
                     false
                 }
             });
-            if !entry.inboxes.is_empty() {
-                return true;
+            let mut waits = false;
+            if entry.delivery == Delivery::Assured {
+                if entry.inboxes.iter().any(|inbox| inbox.delivery == Delivery::Assured) {
+                    return true;
+                }
+                let since = *entry.orphaned.get_or_insert(now);
+                waits = !unwanted && (closing || now - since < GRACE);
+                entry.resigned |= !waits;
             }
-            let since = *entry.orphaned.get_or_insert(now);
-            let waits = closing || now - since < GRACE;
-            let keep = !unwanted && entry.delivery == Delivery::Assured && waits;
+            let keep = waits || !entry.inboxes.is_empty();
             if !keep {
                 forget.push(entry.filter.clone());
             }
             keep
         });
+        self.ended |= ended;
         self.unclaimed.extend(unclaimed.into_iter().map(|item| (now, item)));
         forget.extend(self.give_up(now));
         forget
+    }
+
+    /// Has what waits since then waited long enough for a subscriber?
+    fn is_late(&self, since: Instant, now: Instant) -> bool {
+        match self.began {
+            Some(began) => now.duration_since(since.max(began)) >= GRACE,
+            None => now.duration_since(since) >= LONG_GRACE,
+        }
     }
 
     /// Acknowledges what nobody claimed in time; returns the filters that may have brought it.
@@ -202,7 +249,7 @@ impl Registry {
         let mut forget = Vec::new();
         while !self.closing
             && let Some((since, _)) = self.unclaimed.front()
-            && now - *since >= GRACE
+            && self.is_late(*since, now)
             && let Some((_, item)) = self.unclaimed.pop_front()
         {
             let topic = &item.message.topic;
@@ -240,20 +287,32 @@ mod tests {
     use super::*;
     use crate::clock;
 
-    /// A registry whose only subscriber has gone with a message unread.
-    fn left_alone() -> (Registry, Arc<AckLine>) {
+    fn empty() -> (Registry, Arc<AckLine>) {
         let line = AckLine::new(Arc::default());
-        let mut registry = Registry::new(Arc::clone(&line), Arc::default());
-        let inbox = Inbox::new(Delivery::Assured, 8);
-        registry.add(&"shunt/emotion/+".parse().unwrap(), &inbox);
-        let message = Arrived {
+        (Registry::new(Arc::clone(&line), Arc::default()), line)
+    }
+
+    fn emotion() -> Arrived {
+        Arrived {
             topic: "shunt/emotion/front-door".to_owned(),
             content_type: None,
             attributes: Vec::new(),
             payload: Bytes::new(),
             received_at: clock::now(),
-        };
-        registry.dispatch(message, &[], Some(1), false);
+        }
+    }
+
+    fn add(registry: &mut Registry, filter: &str, delivery: Delivery) -> Arc<Inbox> {
+        let inbox = Inbox::new(delivery, 8);
+        registry.add(&filter.parse().unwrap(), &inbox);
+        inbox
+    }
+
+    /// A registry whose only subscriber has gone with a message unread.
+    fn left_alone() -> (Registry, Arc<AckLine>) {
+        let (mut registry, line) = empty();
+        let inbox = add(&mut registry, "shunt/emotion/+", Delivery::Assured);
+        registry.dispatch(emotion(), &[], Some(1), false);
         inbox.set_wish(Wish::Gone);
         assert!(registry.sweep().is_empty());
         (registry, line)
@@ -275,5 +334,62 @@ mod tests {
         assert!(registry.sweep_at(Instant::now() + GRACE * 10).is_empty());
         assert!(line.take_ready().is_empty());
         assert!(registry.any(Delivery::Assured));
+    }
+
+    #[tokio::test]
+    async fn the_time_of_grace_begins_with_the_first_assured_subscription() {
+        let (mut registry, line) = empty();
+        registry.dispatch(emotion(), &[], Some(1), false);
+        // A model is being loaded. A viewer does not change that.
+        let viewer = add(&mut registry, "shunt/#", Delivery::Fast);
+        registry.sweep_at(Instant::now() + GRACE * 10);
+        assert!(line.take_ready().is_empty());
+        assert!(viewer.try_next().is_none());
+        let inbox = add(&mut registry, "shunt/emotion/+", Delivery::Assured);
+        inbox.try_next().unwrap().ack.ack();
+        assert_eq!(line.take_ready(), [1]);
+        // One that is waited for in vain is not waited for always.
+        let (mut registry, line) = empty();
+        registry.dispatch(emotion(), &[], Some(1), false);
+        registry.sweep_at(Instant::now() + LONG_GRACE);
+        assert_eq!(line.take_ready(), [1]);
+    }
+
+    #[tokio::test]
+    async fn a_fast_subscriber_does_not_acknowledge_for_an_assured_one() {
+        let (mut registry, line) = empty();
+        let viewer = add(&mut registry, "shunt/#", Delivery::Fast);
+        registry.dispatch(emotion(), &[], Some(1), false);
+        assert!(!viewer.try_next().unwrap().ack.is_wanted());
+        assert!(line.take_ready().is_empty());
+        let inbox = add(&mut registry, "shunt/emotion/+", Delivery::Assured);
+        inbox.try_next().unwrap().ack.ack();
+        assert_eq!(line.take_ready(), [1]);
+    }
+
+    #[tokio::test]
+    async fn where_only_fast_subscribers_are_left_nothing_piles_up() {
+        for (wish, later) in [(Wish::NoMore, Duration::ZERO), (Wish::Gone, GRACE)] {
+            let (mut registry, line) = empty();
+            let viewer = add(&mut registry, "shunt/emotion/+", Delivery::Fast);
+            add(&mut registry, "shunt/emotion/+", Delivery::Assured).set_wish(wish);
+            let now = Instant::now();
+            registry.sweep_at(now);
+            registry.sweep_at(now + later);
+            registry.dispatch(emotion(), &[], Some(1), false);
+            assert!(viewer.try_next().is_some());
+            assert_eq!(line.take_ready(), [1], "{wish:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn only_who_ended_its_subscriptions_leaves_nothing_behind() {
+        let (mut registry, _) = empty();
+        assert!(registry.keeps());
+        let inbox = add(&mut registry, "shunt/emotion/+", Delivery::Assured);
+        assert!(registry.keeps());
+        inbox.set_wish(Wish::NoMore);
+        registry.sweep();
+        assert!(!registry.keeps());
     }
 }

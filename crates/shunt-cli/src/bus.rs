@@ -180,7 +180,7 @@ fn free_identity(folder: &Path) -> anyhow::Result<(&'static str, File)> {
 
 async fn connect(place: Place) -> anyhow::Result<Client> {
     let Place { url, name, tls, lock } = place;
-    let options = BusOptions { queue: 1024, tls, ..BusOptions::new(&url, name) };
+    let options = BusOptions { queue: 1024, tls, keep: false, ..BusOptions::new(&url, name) };
     let bus = Bus::open(options).with_context(|| format!("cannot use the bus {}", hide(&url)))?;
     let begin = Instant::now();
     let mut state = bus.state();

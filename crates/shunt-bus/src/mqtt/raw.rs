@@ -160,16 +160,20 @@ impl RawSession {
 
     fn send(&mut self, message: RawMessage, talk: &mut Talk) {
         let RawMessage { topic, payload, retain } = message;
-        talk.write_publish(&Publish {
-            dup: false,
-            qos: QoS::AtMostOnce,
-            retain,
-            topic: Bytes::from(topic),
-            pkid: 0,
-            payload,
-            properties: None,
-        });
-        Counters::count(&self.ends.common.counters.published);
+        let topic = Bytes::from(topic);
+        let publish =
+            Publish { dup: false, qos: QoS::AtMostOnce, retain, topic, pkid: 0, payload, properties: None };
+        let counters = &self.ends.common.counters;
+        let (bytes, allowed) = (publish.size(), talk.max_packet);
+        if bytes > allowed {
+            // The broker would close the connection.
+            tracing::debug!(bytes, allowed, "A message is larger than the broker takes; it is dropped.");
+            Counters::count(&counters.dropped_sending);
+            Counters::count(&counters.refused);
+            return;
+        }
+        talk.write_publish(&publish);
+        Counters::count(&counters.published);
     }
 
     /// Adds a subscriber, and subscribes where the broker is there.

@@ -123,7 +123,7 @@ pub(super) struct Talk {
     /// Assured publishes that the broker takes at once.
     window: usize,
     /// The largest packet that the broker takes.
-    max_packet: usize,
+    pub(super) max_packet: usize,
     pub(super) heard: bool,
     pinged: bool,
     /// Our DISCONNECT is written.
@@ -569,10 +569,10 @@ impl Session {
         }
     }
 
-    /// Says goodbye. The broker publishes our will, which says that we are gone, and keeps the session if there
-    /// is something assured to keep.
+    /// Says goodbye. The broker publishes our will, which says that we are gone, and keeps the session for
+    /// our next life.
     fn leave(&mut self, talk: &mut Talk) {
-        let keep = self.registry.any(Delivery::Assured);
+        let keep = self.common.keep && self.registry.keeps();
         if keep {
             let fast = self.registry.entries().iter().filter(|entry| entry.delivery == Delivery::Fast);
             for filter in fast.map(|entry| entry.filter.clone()).collect::<Vec<_>>() {

@@ -1,12 +1,11 @@
 -- The client is still there. It looks after those that are not: whoever comes first tells the others. Returns whether
 -- its own will is still there, and how many events its full stream did not take; or `taken`.
 local client, owner, alive, keep, bound = unpack(ARGV)
-local key = 'shunt:alive:' .. client
-local current = redis.call('GET', key)
+local current = redis.call('GET', 'shunt:alive:' .. client)
 if current and current ~= owner then
   return 'taken'
 end
-redis.call('SET', key, owner, 'PX', alive)
+here(client, owner, alive)
 if keep ~= '0' then
   redis.call('EXPIRE', 'shunt:filters:' .. client, keep)
   redis.call('EXPIRE', 'shunt:queue:' .. client, keep)

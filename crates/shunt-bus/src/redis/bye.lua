@@ -8,7 +8,7 @@ redis.call('DEL', 'shunt:alive:' .. client)
 if keep ~= '1' then
   redis.call('SREM', 'shunt:clients', client)
   redis.call('DEL', 'shunt:filters:' .. client, 'shunt:queue:' .. client)
-  redis.call('HDEL', 'shunt:dropped', client)
+  forget(client)
 end
 if offline ~= '' then
   redis.call('HDEL', 'shunt:wills', client)

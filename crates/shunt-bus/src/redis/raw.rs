@@ -40,8 +40,8 @@ struct RawSession {
     tls: Option<Tls>,
     ends: Ends,
     subscribers: Vec<Subscriber>,
-    /// What we published, by its digest, and a subscription of ours has not brought back yet.
-    echoes: VecDeque<(Instant, u64)>,
+    /// What we published and our subscriptions may bring back. Bounded by [`ECHOES`] and [`ECHO`].
+    echoes: VecDeque<Echo>,
     connections: u64,
 }
 
@@ -49,6 +49,14 @@ struct Subscriber {
     pattern: String,
     messages: mpsc::Sender<RawMessage>,
     asked: Option<oneshot::Sender<Result<(), SubscribeError>>>,
+}
+
+/// A message of ours: each pattern of ours that matches its channel brings it back, once.
+struct Echo {
+    since: Instant,
+    digest: u64,
+    /// The patterns that brought it back, or were subscribed to later.
+    brought: Vec<String>,
 }
 
 /// What the listening connection answers.
@@ -177,7 +185,8 @@ impl RawSession {
             if self.echoes.len() >= ECHOES {
                 self.echoes.pop_front();
             }
-            self.echoes.push_back((Instant::now(), digest(&message.topic, &message.payload)));
+            let digest = digest(&message.topic, &message.payload);
+            self.echoes.push_back(Echo { since: Instant::now(), digest, brought: Vec::new() });
         }
         talks.main.ask(&[b"PUBLISH", message.topic.as_bytes(), &message.payload], ());
         Counters::count(&self.ends.common.counters.published);
@@ -243,6 +252,14 @@ impl RawSession {
         let waits = |subscriber: &Subscriber| subscriber.pattern == pattern && subscriber.asked.is_some();
         let Some(at) = self.subscribers.iter().position(waits) else { return };
         let is_refused = result.is_err();
+        let is_first =
+            self.subscribers.iter().filter(|subscriber| subscriber.pattern == pattern).count() == 1;
+        if is_first && !is_refused {
+            // What was published before does not come by it.
+            for echo in &mut self.echoes {
+                echo.brought.push(pattern.to_owned());
+            }
+        }
         if let Some(done) = self.subscribers.get_mut(at).and_then(|subscriber| subscriber.asked.take()) {
             // Who asked may be gone.
             drop(done.send(result));
@@ -254,7 +271,7 @@ impl RawSession {
 
     fn arrived(&mut self, pattern: &Bytes, channel: &Bytes, payload: &Bytes) {
         let topic = String::from_utf8_lossy(channel).into_owned();
-        if self.is_echo(&topic, payload) {
+        if self.is_echo(&String::from_utf8_lossy(pattern), &topic, payload) {
             return;
         }
         Counters::count(&self.ends.common.counters.received);
@@ -267,17 +284,24 @@ impl RawSession {
     }
 
     /// Is that what we published ourselves? Redis has no way to ask it not to send that. Each publish is good for
-    /// one message, so the same bytes from somebody else are not taken for ours.
-    fn is_echo(&mut self, topic: &str, payload: &Bytes) -> bool {
-        while self.echoes.front().is_some_and(|(since, _)| since.elapsed() > ECHO) {
+    /// one message a pattern, so the same bytes from somebody else are not taken for ours.
+    fn is_echo(&mut self, pattern: &str, topic: &str, payload: &Bytes) -> bool {
+        while self.echoes.front().is_some_and(|echo| echo.since.elapsed() > ECHO) {
             self.echoes.pop_front();
         }
         if self.echoes.is_empty() {
             return false;
         }
         let wanted = digest(topic, payload);
-        let at = self.echoes.iter().position(|(_, digest)| *digest == wanted);
-        at.is_some_and(|at| self.echoes.remove(at).is_some())
+        let mine = |echo: &Echo| echo.digest == wanted && !echo.brought.iter().any(|other| other == pattern);
+        let Some(at) = self.echoes.iter().position(mine) else { return false };
+        let Some(echo) = self.echoes.get_mut(at) else { return false };
+        echo.brought.push(pattern.to_owned());
+        let brought = &echo.brought;
+        if self.subscribers.iter().all(|subscriber| brought.contains(&subscriber.pattern)) {
+            self.echoes.remove(at);
+        }
+        true
     }
 
     /// The line broke.

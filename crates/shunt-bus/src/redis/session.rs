@@ -14,7 +14,7 @@ use bytes::Bytes;
 use shunt_wire::{BinaryMessage, Envelope, TopicFilter};
 use tokio::{
     sync::{Notify, mpsc, oneshot},
-    time::{MissedTickBehavior, interval, sleep},
+    time::{Instant, MissedTickBehavior, interval, sleep},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -51,9 +51,18 @@ const BLOCK: Duration = Duration::from_secs(2);
 /// How long the numbers of assured events that we sent are remembered after the last one, for the case that we send
 /// one again.
 const REMEMBER: Duration = Duration::from_hours(1);
-/// The most events in the stream of one client, as `max_queued_messages` of Mosquitto. Full: publishers wait while the
-/// client is there; of one that is away the newest are dropped and counted, and it learns their number when it is back.
+/// The most events in the stream of one client, as `max_queued_messages` of Mosquitto (`deliver.lua` bounds their bytes).
+/// Full: publishers wait while the client is there; of one that is away, or acknowledges nothing for [`PATIENCE`], the
+/// newest are dropped and counted, and it learns their number.
 const STREAM_BOUND: &str = "10000";
+/// How long publishers wait for a client whose stream is full and who acknowledges nothing: it must not stop the others
+/// for ever.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The most entries of our stream in one answer: each may be as large as a message may be.
+const READ_AT_ONCE: usize = 16;
+/// So long after a connection was made, whatever `XREADGROUP` waited on the one before has ended. What the server handed
+/// to that one in between is ours, but nobody read it: so we ask for it a second time.
+const SECOND_LOOK: Duration = BLOCK.saturating_add(Duration::from_secs(1));
 /// The most acknowledgements in one command.
 const ACKS: usize = 1000;
 /// The most topics of which we know the retained event. Beyond it, one may come a second time after a reconnect.
@@ -97,6 +106,10 @@ pub(super) struct Session {
     /// What we know to be retained, as a digest, so that only news come after a reconnect. Bounded by [`RETAINED`].
     retained: HashMap<String, u64>,
     connections: u64,
+    /// What the server refused last, which is told once.
+    trouble: Option<String>,
+    /// It is told that another module has our name.
+    told_taken: bool,
 }
 
 /// An assured publish on its way.
@@ -124,6 +137,8 @@ enum Expect {
     Done,
     /// A fast event is told.
     Fast,
+    /// We have said that we are there.
+    Hello,
     Publish,
     Beat,
     /// An assured subscription is made.
@@ -159,12 +174,22 @@ struct Talks {
     has_stream: bool,
     /// Where we are in what was delivered before, while there is more of it.
     again: Option<Bytes>,
-    /// Subscriptions that are made again and not confirmed yet. We are connected when there are none.
+    second_look: SecondLook,
+    /// Our hello, and subscriptions that are made again, where they are not confirmed yet. We are connected when there
+    /// are none.
     missing: usize,
     connected: bool,
     /// Our goodbye is written, and answered.
     leaving: bool,
     left: bool,
+}
+
+/// Where we are in the second look at what was delivered before.
+enum SecondLook {
+    /// The first one is not done.
+    AfterFirst,
+    At(Instant),
+    Begun,
 }
 
 /// Why a conversation ended.
@@ -197,6 +222,8 @@ impl Session {
             forget: Vec::new(),
             retained: HashMap::new(),
             connections: 0,
+            trouble: None,
+            told_taken: false,
         }
     }
 
@@ -277,8 +304,8 @@ impl Session {
             // Before our subscriptions are made again, what we publish would pass them by.
             let room = talks.main.has_room() && talks.connected && !talks.leaving;
             let more = room && self.sent == self.inflight.len() && self.inflight.len() < self.common.queue;
-            // What is read comes before what is sent, and after each event `pull` takes from all queues, so that none
-            // starves.
+            // What is on its way, out and in, comes before what is taken anew; and after each event `pull` takes from all
+            // queues, so that none starves.
             let turned = tokio::select! { biased;
                 () = self.end.cancelled() => return End::Closed,
                 _ = beat.tick() => self.beat(&mut talks),
@@ -318,18 +345,17 @@ impl Session {
         // Entries of a stream have ids that never come again, so what we hold is still known by its id.
         self.line.resume(true);
         self.sent = 0;
-        self.hello(talks);
+        self.hello(talks, Expect::Hello);
         let filters: Vec<_> = self
             .registry
             .entries()
             .iter()
             .map(|entry| (entry.id, entry.filter.clone(), entry.delivery))
             .collect();
-        talks.missing = filters.len();
+        talks.missing = filters.len() + 1;
         for (id, filter, delivery) in filters {
             Self::listen(talks, Asked { id, filter, delivery, subscriber: None });
         }
-        self.is_complete(talks);
     }
 
     /// Are all subscriptions made again? Then we are connected.
@@ -343,7 +369,7 @@ impl Session {
     }
 
     /// Says that we are there, and what is to be told when we are not.
-    fn hello(&self, talks: &mut Talks) {
+    fn hello(&self, talks: &mut Talks, expect: Expect) {
         let (online, will) = (self.presence(true), self.presence(false));
         let alive = ALIVE.as_millis().to_string();
         let parts: [&[u8]; 6] = [
@@ -354,7 +380,7 @@ impl Session {
             &will,
             STREAM_BOUND.as_bytes(),
         ];
-        talks.run(Script::Hello, &parts, Expect::Done);
+        talks.run(Script::Hello, &parts, expect);
     }
 
     /// The event that says that we are there, or not; empty if the module does not tell.
@@ -391,7 +417,9 @@ impl Session {
 
     /// The line broke.
     fn broken(&mut self, broken: &Broken) {
-        if matches!(broken, Broken::Taken) {
+        // Two of one name take it from each other each second.
+        if matches!(broken, Broken::Taken) && !self.told_taken {
+            self.told_taken = true;
             tracing::error!(module = %self.common.module, "{broken}");
         }
         self.common.disconnected(broken.to_string());
@@ -451,10 +479,17 @@ impl Session {
 
     /// Asks for as many entries of our stream as there is room for.
     fn read_on(&self, talks: &mut Talks) {
-        let room = self.common.queue.saturating_sub(self.line.waiting());
+        let room = self.common.queue.saturating_sub(self.line.waiting()).min(READ_AT_ONCE);
         let wanted = talks.connected && talks.has_stream && self.registry.any(Delivery::Assured);
         if !wanted || room == 0 || !talks.queue.expected.is_empty() {
             return;
+        }
+        if talks.again.is_none()
+            && let SecondLook::At(time) = talks.second_look
+            && time <= Instant::now()
+        {
+            talks.again = Some(Bytes::from_static(b"0"));
+            talks.second_look = SecondLook::Begun;
         }
         let client = self.common.module.as_str();
         let (queue, count, block) =
@@ -498,14 +533,18 @@ impl Session {
     /// Sends the next assured publish that did not go out on this connection.
     fn send_next(&mut self, talks: &mut Talks) {
         let Some(InFlight { number, message, .. }) = self.inflight.get(self.sent) else { return };
+        let lowest = self.inflight.front().map_or(*number, |first| first.number).to_string();
         let (number, remember) = (number.to_string(), REMEMBER.as_secs().to_string());
-        let parts: [&[u8]; 7] = [
+        let patience = PATIENCE.as_secs().to_string();
+        let parts: [&[u8]; 9] = [
             self.life.as_bytes(),
             number.as_bytes(),
+            lowest.as_bytes(),
             message.topic.as_bytes(),
             &message.event,
             if message.retain { b"1" } else { b"0" },
             STREAM_BOUND.as_bytes(),
+            patience.as_bytes(),
             remember.as_bytes(),
         ];
         talks.run(Script::Publish, &parts, Expect::Publish);
@@ -578,8 +617,12 @@ impl Session {
             return Err(Broken::Failed(error.clone()));
         }
         match (expect, reply) {
-            (Expect::Done, Reply::Error(error)) => {
-                tracing::error!(%error, "The broker refused a command of the bus.");
+            (Expect::Done | Expect::Beat, Reply::Error(error)) => self.tell(error),
+            (Expect::Hello, reply) => {
+                if let Reply::Error(error) = reply {
+                    self.tell(error);
+                }
+                self.made_again(talks);
             }
             (Expect::Fast, Reply::Error(error)) => {
                 Counters::count(&self.common.counters.dropped_sending);
@@ -590,7 +633,7 @@ impl Session {
             (Expect::Beat, Reply::Text(_)) => return Err(Broken::Taken),
             (Expect::Beat, reply) => self.beaten(reply, talks),
             (Expect::Made(asked) | Expect::Retained(asked), Reply::Error(error)) => {
-                self.refused(asked, error, talks);
+                self.refused(asked, error)?;
             }
             (Expect::Made(asked), _) => self.made(asked, talks),
             (Expect::Retained(asked), reply) => {
@@ -625,7 +668,15 @@ impl Session {
         drop(done.send(result));
     }
 
-    fn beaten(&self, reply: Reply, talks: &mut Talks) {
+    /// The server refuses what we cannot do without; it is told when that is news.
+    fn tell(&mut self, error: String) {
+        if self.trouble.as_ref() != Some(&error) {
+            tracing::error!(%error, "The broker refuses a command of the bus; others may take this module for gone.");
+            self.trouble = Some(error);
+        }
+    }
+
+    fn beaten(&mut self, reply: Reply, talks: &mut Talks) {
         let Some(list) = reply.into_list() else { return };
         let [Reply::Int(mine), Reply::Int(dropped)] = list.as_slice() else { return };
         if let Ok(dropped @ 1..) = u64::try_from(*dropped) {
@@ -634,7 +685,9 @@ impl Session {
         }
         if *mine == 0 && self.common.presence.is_some() {
             // We were silent for so long that the others were told we are gone.
-            self.hello(talks);
+            self.hello(talks, Expect::Done);
+        } else {
+            self.trouble = None;
         }
     }
 
@@ -648,20 +701,20 @@ impl Session {
         }
     }
 
-    /// One of the subscriptions of before the break is settled.
+    /// The hello, or one of the subscriptions of before the break, is settled.
     fn made_again(&mut self, talks: &mut Talks) {
         talks.missing = talks.missing.saturating_sub(1);
         self.is_complete(talks);
     }
 
-    fn refused(&mut self, mut asked: Asked, reason: String, talks: &mut Talks) {
-        if let Some((inbox, done)) = asked.subscriber.take() {
-            self.registry.refuse(asked.id, &inbox);
-            drop(done.send(Err(SubscribeError::Refused(reason))));
-        } else {
-            tracing::error!(%reason, "The broker refuses a subscription that it had granted; its messages are missing from now on.");
-            self.made_again(talks);
-        }
+    /// A new subscriber learns it. One that was granted before is asked for again, with a growing pause: without it we
+    /// would seem to be there and hear nothing.
+    fn refused(&mut self, mut asked: Asked, reason: String) -> Result<(), Broken> {
+        let Some((inbox, done)) = asked.subscriber.take() else { return Err(Broken::Failed(reason)) };
+        self.registry.refuse(asked.id, &inbox);
+        // The subscriber may be gone.
+        drop(done.send(Err(SubscribeError::Refused(reason))));
+        Ok(())
     }
 
     /// Delivers what is retained: to a new subscriber all, after a reconnect what is new.
@@ -703,7 +756,7 @@ impl Session {
         }
         let expect = talks.live.expected.pop_front();
         match (expect.ok_or(Broken::Protocol("an answer to no command"))?, reply) {
-            (Heard::Patterns(_, Some(asked)), Reply::Error(error)) => self.refused(asked, error, talks),
+            (Heard::Patterns(_, Some(asked)), Reply::Error(error)) => self.refused(asked, error)?,
             (_, Reply::Error(error)) => return Err(Broken::Failed(error)),
             (Heard::Pong | Heard::Patterns(0 | 1, None), _) => {}
             (Heard::Patterns(0 | 1, Some(asked)), _) => self.listening(asked, talks),
@@ -772,6 +825,9 @@ impl Session {
         let again = matches!(read, Read::Again);
         if again && entries.is_empty() {
             talks.again = None;
+            if matches!(talks.second_look, SecondLook::AfterFirst) {
+                talks.second_look = SecondLook::At(Instant::now() + SECOND_LOOK);
+            }
         }
         for entry in entries {
             let parts = entry.into_list().ok_or_else(unexpected)?;
@@ -803,15 +859,20 @@ impl Session {
             talks.run(Script::Acknowledge, &[client, id], Expect::Done);
             return;
         };
+        if again && self.line.has(token) {
+            // The second look sees what came on this connection too.
+            return;
+        }
         let topic = String::from_utf8_lossy(&topic).into_owned();
         let event = field(b"event").unwrap_or_default();
         self.registry.dispatch(arrived(topic, event, Some(id)), &[], Some(token), again);
     }
 
-    /// Says goodbye: the others are told, and our stream is kept if there is something assured to keep.
+    /// Says goodbye: the others are told, and our stream is kept for our next life.
     fn leave(&self, talks: &mut Talks) {
         let offline = self.presence(false);
-        let keep: &[u8] = if self.registry.any(Delivery::Assured) { b"1" } else { b"0" };
+        let keeps = self.common.keep && self.registry.keeps();
+        let keep: &[u8] = if keeps { b"1" } else { b"0" };
         let parts: [&[u8]; 5] = [
             self.common.module.as_str().as_bytes(),
             self.life.as_bytes(),
@@ -844,6 +905,7 @@ impl Talks {
             scripts,
             has_stream: false,
             again: Some(Bytes::from_static(b"0")),
+            second_look: SecondLook::AfterFirst,
             missing: 0,
             connected: false,
             leaving: false,
@@ -874,7 +936,9 @@ fn arrived(topic: String, event: Bytes, entry: Option<&Bytes>) -> Arrived {
 /// Errors after which this connection is of no use, or the server not ready.
 fn is_fatal(error: &str) -> bool {
     let code = error.split(' ').next().unwrap_or_default();
-    matches!(code, "NOSCRIPT" | "LOADING" | "NOAUTH" | "MASTERDOWN" | "UNKILLABLE")
+    let useless =
+        ["NOSCRIPT", "NOAUTH", "LOADING", "MASTERDOWN", "READONLY", "BUSY", "UNKILLABLE", "MISCONF"];
+    useless.contains(&code)
 }
 
 /// The number by which we know an entry; nothing for an id of a form that `XADD` with `*` does not make.

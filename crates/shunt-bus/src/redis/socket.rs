@@ -15,11 +15,13 @@ use super::resp::{self, Malformed, Reply};
 use crate::{BusError, TlsFrom, mqtt::Tls};
 
 /// How long Redis may take to accept the connection, TLS and password included.
-const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+pub(super) const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// Read at least so much at once.
 const READ: usize = 16 << 10;
 /// Bytes waiting to be written above which no further message is taken: the queues fill instead.
 const OUT_LIMIT: usize = 256 << 10;
+/// Commands without an answer above which no further message is taken.
+const EXPECTED_LIMIT: usize = 4096;
 
 /// Where Redis is, and who we are there. Its `Debug` form shows no password.
 #[derive(Clone, PartialEq, Eq)]
@@ -88,7 +90,8 @@ pub(super) struct Talk<E> {
     out: BytesMut,
     /// Something was written and not flushed yet.
     flush: bool,
-    /// Answered in this order. Bounded like `out`, and by what Redis leaves unanswered before it is silent.
+    /// Answered in this order. Bounded by [`EXPECTED_LIMIT`], by those who look at `has_room`; what does not look
+    /// (acknowledgements, heartbeats) is bounded by what is acknowledged, and by the time after which Redis is silent.
     pub(super) expected: VecDeque<E>,
     /// Since when nothing came although something is expected.
     since: Instant,
@@ -151,24 +154,22 @@ impl Server {
     }
 
     async fn secure(stream: Stream, config: Option<Arc<ClientConfig>>, max: usize) -> Result<Socket, Broken> {
-        let (reader, writer): (Box<dyn AsyncRead + Send + Unpin>, Box<dyn AsyncWrite + Send + Unpin>) =
-            match (stream, config) {
-                (Stream::Unix(stream), _) => {
-                    let (reader, writer) = stream.into_split();
-                    (Box::new(reader), Box::new(writer))
-                }
-                (Stream::Tcp(stream, _), None) => {
-                    let (reader, writer) = stream.into_split();
-                    (Box::new(reader), Box::new(writer))
-                }
-                (Stream::Tcp(stream, host), Some(config)) => {
-                    let name = ServerName::try_from(host.clone()).map_err(|_| Broken::Name(host))?;
-                    let stream = TlsConnector::from(config).connect(name, stream).await?;
-                    let (reader, writer) = tokio::io::split(stream);
-                    (Box::new(reader), Box::new(writer))
-                }
-            };
-        Ok(Socket { reader, writer, inbox: BytesMut::with_capacity(READ), max })
+        Ok(match (stream, config) {
+            (Stream::Unix(stream), _) => {
+                let (reader, writer) = stream.into_split();
+                Socket::new(reader, writer, max)
+            }
+            (Stream::Tcp(stream, _), None) => {
+                let (reader, writer) = stream.into_split();
+                Socket::new(reader, writer, max)
+            }
+            (Stream::Tcp(stream, host), Some(config)) => {
+                let name = ServerName::try_from(host.clone()).map_err(|_| Broken::Name(host))?;
+                let stream = TlsConnector::from(config).connect(name, stream).await?;
+                let (reader, writer) = tokio::io::split(stream);
+                Socket::new(reader, writer, max)
+            }
+        })
     }
 
     /// Password, database, and our name for `CLIENT LIST`.
@@ -210,6 +211,16 @@ impl fmt::Debug for Server {
 // === impl Socket ===
 
 impl Socket {
+    /// A connection of these halves that nothing was said on yet.
+    pub(super) fn new(
+        reader: impl AsyncRead + Send + Unpin + 'static,
+        writer: impl AsyncWrite + Send + Unpin + 'static,
+        max: usize,
+    ) -> Self {
+        let (reader, writer) = (Box::new(reader), Box::new(writer));
+        Self { reader, writer, inbox: BytesMut::with_capacity(READ), max }
+    }
+
     /// Sends one command and waits for its answer; while nothing else is on its way.
     pub(super) async fn call(&mut self, parts: &[&[u8]]) -> Result<Reply, Broken> {
         let mut out = BytesMut::new();
@@ -244,7 +255,7 @@ impl<E> Talk<E> {
     }
 
     pub(super) fn has_room(&self) -> bool {
-        self.out.len() < OUT_LIMIT
+        self.out.len() < OUT_LIMIT && self.expected.len() < EXPECTED_LIMIT
     }
 
     /// Did nothing come for so long although something is expected?

@@ -50,6 +50,9 @@ conformance! {
     a_subscriber_killed_before_it_acknowledged_gets_the_event_in_its_next_life
     what_is_published_while_a_subscriber_is_away_waits_for_it
     a_closed_bus_keeps_its_assured_subscription
+    one_that_is_stopped_before_it_subscribes_keeps_what_waits_for_it
+    a_client_of_one_time_leaves_nothing_behind
+    a_fast_subscriber_takes_nothing_from_an_assured_one_that_comes_later
     an_unsubscribed_filter_brings_nothing_more
     an_assured_event_that_nobody_subscribed_to_is_counted
     a_slow_subscriber_of_fast_events_gets_the_newest
@@ -370,6 +373,54 @@ async fn a_closed_bus_keeps_its_assured_subscription(backend: Backend) -> anyhow
     let relay = backend.bus("relay").await?;
     let mut events = relay.subscribe(&all(&Kind::EMOTION), Delivery::Assured).await?;
     assert_eq!((take(&mut events).await?, take(&mut events).await?), (1, 2));
+    Ok(())
+}
+
+async fn one_that_is_stopped_before_it_subscribes_keeps_what_waits_for_it(
+    backend: Backend,
+) -> anyhow::Result<()> {
+    let publisher = backend.bus("emotion").await?;
+    let relay = backend.bus("relay").await?;
+    drop(relay.subscribe(&all(&Kind::EMOTION), Delivery::Assured).await?);
+    relay.close(LIMIT).await;
+    publisher.publish(event(&Kind::EMOTION, 1), Delivery::Assured).await?;
+    // Stopped while it loads a model, say.
+    backend.bus("relay").await?.close(LIMIT).await;
+    publisher.publish(event(&Kind::EMOTION, 2), Delivery::Assured).await?;
+    let relay = backend.bus("relay").await?;
+    let mut events = relay.subscribe(&all(&Kind::EMOTION), Delivery::Assured).await?;
+    assert_eq!((take(&mut events).await?, take(&mut events).await?), (1, 2));
+    Ok(())
+}
+
+async fn a_client_of_one_time_leaves_nothing_behind(backend: Backend) -> anyhow::Result<()> {
+    let publisher = backend.bus("emotion").await?;
+    let once = backend.bus_with("once", |options| options.keep = false).await?;
+    let mut events = once.subscribe(&all(&Kind::EMOTION), Delivery::Assured).await?;
+    publisher.publish(event(&Kind::EMOTION, 1), Delivery::Assured).await?;
+    drop(next(&mut events).await?);
+    once.close(LIMIT).await;
+    publisher.publish(event(&Kind::EMOTION, 2), Delivery::Assured).await?;
+    assert_eq!(publisher.counters().unheard, 1);
+    let once = backend.bus("once").await?;
+    let mut events = once.subscribe(&all(&Kind::EMOTION), Delivery::Assured).await?;
+    assert!(is_quiet(&mut events).await);
+    Ok(())
+}
+
+async fn a_fast_subscriber_takes_nothing_from_an_assured_one_that_comes_later(
+    backend: Backend,
+) -> anyhow::Result<()> {
+    let publisher = backend.bus("emotion").await?;
+    let relay = backend.bus("relay").await?;
+    drop(relay.subscribe(&all(&Kind::EMOTION), Delivery::Assured).await?);
+    drop(relay);
+    let relay = backend.bus("relay").await?;
+    let mut everything = relay.subscribe(&TopicFilter::everything(), Delivery::Fast).await?;
+    publisher.publish(event(&Kind::EMOTION, 1), Delivery::Assured).await?;
+    assert_eq!(take(&mut everything).await?, 1);
+    let mut events = relay.subscribe(&all(&Kind::EMOTION), Delivery::Assured).await?;
+    assert_eq!(take(&mut events).await?, 1);
     Ok(())
 }
 

@@ -22,12 +22,12 @@ async fn a_broker_that_restarts_loses_nothing_assured() -> anyhow::Result<()> {
         Ok(Bus::open(BusOptions::new(broker.url(), module.parse()?))?)
     };
     let (emotion, relay, away) = (bus("emotion")?, bus("relay")?, bus("away")?);
+    for bus in [&emotion, &relay, &away] {
+        connected(bus).await?;
+    }
     let mut events = relay.subscribe(&all(&Kind::EMOTION), Delivery::Assured).await?;
-    connected(&away).await?;
     drop(away.subscribe(&all(&Kind::EMOTION), Delivery::Assured).await?);
     away.close(LIMIT).await;
-    connected(&relay).await?;
-    connected(&emotion).await?;
     let publish = tokio::spawn(async move {
         for count in 1..=300 {
             emotion.publish(event(&Kind::EMOTION, count), Delivery::Assured).await?;

@@ -77,7 +77,7 @@ async fn own_messages_stay_away_where_that_is_asked_for() -> anyhow::Result<()> 
 async fn a_topic_with_wildcards_is_refused_and_the_connection_lives() -> anyhow::Result<()> {
     let broker = Mosquitto::start().await?;
     let bus = open(&broker.url(), "here", true).await?;
-    for topic in ["", "a/+", "#", "a\0"] {
+    for topic in ["", "a/+", "#", "a\0", "a\u{7}", "a\u{85}", "a\u{FFFE}"] {
         let refused = bus.publish(topic, Bytes::new(), false);
         assert!(matches!(refused, Err(PublishError::Attribute { .. })), "{topic:?} {refused:?}");
     }
@@ -121,5 +121,36 @@ async fn raw_messages_pass_over_redis_and_come_back_after_a_cut() -> anyhow::Res
     timeout(LIMIT, came).await??;
     here.close(LIMIT).await;
     assert!(matches!(here.publish("a", payload, false), Err(PublishError::Closed)));
+    Ok(())
+}
+
+#[tokio::test]
+async fn own_messages_stay_away_from_each_of_several_patterns_and_those_of_others_come() -> anyhow::Result<()>
+{
+    let server = Redis::start().await?;
+    let (quiet, other) =
+        (open(&server.url(), "quiet", false).await?, open(&server.url(), "other", true).await?);
+    let (mut wide, mut narrow) = (quiet.subscribe("a:*").await?, quiet.subscribe("a:b*").await?);
+    let mut echo = other.subscribe("a:*").await?;
+    // The same bytes from both: what is heard back first is ours.
+    for _ in 0..2 {
+        quiet.publish("a:b", Bytes::from_static(b"1"), false)?;
+        next(&mut echo).await?;
+    }
+    other.publish("a:b", Bytes::from_static(b"1"), false)?;
+    other.publish("a:b:end", Bytes::new(), false)?;
+    for messages in [&mut wide, &mut narrow] {
+        assert_eq!(next(messages).await?.topic, "a:b");
+        assert_eq!(next(messages).await?.topic, "a:b:end");
+    }
+    // What was published before a pattern was there does not come by it.
+    quiet.publish("a:c", Bytes::from_static(b"1"), false)?;
+    assert_eq!(next(&mut echo).await?.topic, "a:b");
+    assert_eq!(next(&mut echo).await?.topic, "a:b:end");
+    assert_eq!(next(&mut echo).await?.topic, "a:c");
+    let mut late = quiet.subscribe("a:c*").await?;
+    other.publish("a:c", Bytes::from_static(b"1"), false)?;
+    assert_eq!(next(&mut late).await?.topic, "a:c");
+    assert_eq!(next(&mut wide).await?.topic, "a:c");
     Ok(())
 }
