@@ -50,6 +50,12 @@ impl Intake {
             texts = self.bus.subscribe(&filter, Delivery::Assured) => texts?,
             () = shutdown.cancelled() => return Ok(()),
         };
+        // What came before there is a model waits: given back, a text would come again only after a reconnect, and hold
+        // back the acknowledgements of all that follow.
+        tokio::select! {
+            () = self.judge.is_ready() => {}
+            () = shutdown.cancelled() => return Ok(()),
+        }
         let (places, mut work) = (Arc::new(Semaphore::new(IN_WORK)), JoinSet::new());
         loop {
             let place = Arc::clone(&places).acquire_owned().await?;
@@ -76,7 +82,7 @@ impl Intake {
         let sentiment = match envelope.map_err(Unusable::from).and_then(|event| Ok((read(&event)?, event))) {
             Ok((text, event)) => match self.judge(text, &event).await {
                 Ok(Some(sentiment)) => Ok((sentiment, event)),
-                // No model yet, or no more: the bus keeps the text.
+                // The module is ending: the bus keeps the text.
                 Ok(None) => return,
                 Err(error) => Err(error),
             },
@@ -148,5 +154,55 @@ fn read(event: &Envelope) -> Result<Text, Unusable> {
         }
         "application/json" => Ok(event.json()?),
         _ => Err(Unusable::Body(content_type.to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use shunt_bus::BusOptions;
+    use shunt_module::{Common, Context, SettingsHandle};
+    use shunt_testkit::eventually;
+    use shunt_wire::Name;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::{SentimentSettings, judge::Bench};
+
+    const LIMIT: Duration = Duration::from_secs(30);
+
+    #[tokio::test]
+    async fn a_text_that_comes_before_the_model_waits_for_it() {
+        let open =
+            |name| Bus::open(BusOptions::new("memory:before-the-model", Name::from_static(name))).unwrap();
+        let (bus, writer) = (open("sentiment"), open("writer"));
+        let folder = tempfile::tempdir().unwrap();
+        let settings = SentimentSettings::default();
+        let (handle, _sender) = SettingsHandle::channel(settings.clone());
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let common = Common::in_folder(folder.path());
+        let (context, stop) = Context::for_test(handle, bus.clone(), None, common, listener);
+        let tally = Tally::new().unwrap();
+        let judge = Judge::new(tally.clone());
+        let (events, letters) = (context.events.clone(), context.dead_letters());
+        let intake = Intake { bus: bus.clone(), events, judge: judge.clone(), letters, tally };
+        let sentiments = TopicFilter::kind(&Kind::SENTIMENT);
+        let mut sentiments = writer.subscribe(&sentiments, Delivery::Assured).await.unwrap();
+        let running = tokio::spawn(intake.run(stop.clone()));
+        eventually(LIMIT, || async {
+            let text = Envelope::new("1", Kind::TEXT, Name::from_static("survey"), "2026-11-21T09:00:00Z");
+            let text = text.with_body("text/plain", "What a lovely day");
+            writer.publish(text, Delivery::Assured).await.unwrap();
+            bus.counters().received > 0
+        })
+        .await;
+        assert!(timeout(Duration::from_millis(100), sentiments.next()).await.is_err());
+        let model = Arc::new(crate::model(folder.path(), &settings).unwrap());
+        judge.set(Bench { model, container: None, language: settings.default_language() });
+        let received = timeout(LIMIT, sentiments.next()).await.unwrap().unwrap();
+        assert!(received.envelope.unwrap().json::<Sentiment>().unwrap().score > 0.5);
+        stop.cancel();
+        running.await.unwrap().unwrap();
     }
 }

@@ -7,10 +7,9 @@ use std::{
     time::Instant,
 };
 
-use parking_lot::RwLock;
 use shunt_text::{Language, TextModel};
 use shunt_wire::seed::{TextDocument, TextError, TextScore, TextScores};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use unicode_segmentation::UnicodeSegmentation;
 
 use crate::{cognitive::Container, tally::Tally};
@@ -49,7 +48,7 @@ pub(crate) struct Bench {
 /// Judges texts. Clones share all.
 #[derive(Debug, Clone)]
 pub(crate) struct Judge {
-    bench: Arc<RwLock<Option<Arc<Bench>>>>,
+    bench: Arc<watch::Sender<Option<Arc<Bench>>>>,
     work: Arc<Semaphore>,
     tally: Tally,
 }
@@ -119,12 +118,18 @@ impl Judge {
 
     /// What is worked with; nothing as long as no model is loaded.
     pub(crate) fn bench(&self) -> Option<Arc<Bench>> {
-        self.bench.read().clone()
+        self.bench.borrow().clone()
+    }
+
+    /// Returns when there is something to work with.
+    pub(crate) async fn is_ready(&self) {
+        // The sender lives in what we hold, so this does not fail.
+        drop(self.bench.subscribe().wait_for(Option::is_some).await);
     }
 
     /// From now on this.
     pub(crate) fn set(&self, bench: Bench) {
-        *self.bench.write() = Some(Arc::new(bench));
+        self.bench.send_replace(Some(Arc::new(bench)));
     }
 
     /// Does heavy work on a thread for it, when its turn has come.
