@@ -190,7 +190,8 @@ pub struct Received {
 /// A stream of received messages.
 ///
 /// Dropping it ends the subscription at this client. Of an assured one the broker keeps the messages for the
-/// next subscriber of this client, also in a later process: that is how a module restarts without loss.
+/// next subscriber of this client, also in a later process: that is how a module restarts without loss
+/// ([`BusOptions::keep`]). A fast subscriber beside it gets copies, and acknowledges nothing for it.
 /// [`Subscription::unsubscribe`] ends it at the broker too.
 #[derive(Debug)]
 pub struct Subscription {
@@ -210,7 +211,8 @@ pub struct BusCounters {
     /// Fast events not sent to anybody: not connected, or the queue was full, and nobody who shares memory took it.
     pub dropped_sending: u64,
     /// Fast messages that a slow subscriber did not take in time (the newest wins), and assured ones that the
-    /// broker kept for a subscription that this module does not make any more.
+    /// broker kept for a subscription that this module does not make any more, or (Redis) that found the stream of
+    /// this module full while it was away or acknowledged nothing.
     pub dropped_receiving: u64,
     /// Times the connection came back.
     pub reconnects: u64,

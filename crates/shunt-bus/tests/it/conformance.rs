@@ -400,8 +400,12 @@ async fn a_client_of_one_time_leaves_nothing_behind(backend: Backend) -> anyhow:
     publisher.publish(event(&Kind::EMOTION, 1), Delivery::Assured).await?;
     drop(next(&mut events).await?);
     once.close(LIMIT).await;
-    publisher.publish(event(&Kind::EMOTION, 2), Delivery::Assured).await?;
-    assert_eq!(publisher.counters().unheard, 1);
+    // A broker that is slow may read the goodbye after an event of somebody else.
+    eventually(LIMIT, || async {
+        publisher.publish(event(&Kind::EMOTION, 2), Delivery::Assured).await.unwrap();
+        publisher.counters().unheard > 0
+    })
+    .await;
     let once = backend.bus("once").await?;
     let mut events = once.subscribe(&all(&Kind::EMOTION), Delivery::Assured).await?;
     assert!(is_quiet(&mut events).await);
