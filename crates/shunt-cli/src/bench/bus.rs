@@ -61,7 +61,7 @@ const CHAIN: usize = 6;
 /// What a process has to get ready in.
 const READY_LIMIT: Duration = Duration::from_secs(20);
 /// What one measurement may take.
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_mins(2);
 /// How long a process may take to stop.
 const STOP_LIMIT: Duration = Duration::from_millis(500);
 /// The raw Unix socket is asked again after each row, so many times fewer: what else the machine does meanwhile is in

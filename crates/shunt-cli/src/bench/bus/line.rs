@@ -160,6 +160,11 @@ impl Line {
         self.receive().await
     }
 
+    /// Does an answer come round as a message of its own? That of a call belongs to the call.
+    pub(super) fn is_ring(&self) -> bool {
+        !matches!(self, Self::Call(_))
+    }
+
     /// Does it go the way that it should? It may take a moment until both sides have met.
     pub(super) fn is_ready(&self) -> bool {
         match self {

@@ -1,7 +1,7 @@
 //! What the processes of the bench send each other.
 
 use anyhow::Context;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 /// Bytes of an answer, and of what goes round a chain.
 pub(super) const ANSWER: usize = 256;
@@ -12,14 +12,16 @@ pub(super) const SHORTEST: usize = 2 + HEAD;
 /// Content of this size and more is pixels, which no bus carries as JSON.
 const PIXELS: usize = 500_000;
 
-/// Kind, nanoseconds, slot, generation.
-const HEAD: usize = 1 + 20 + 10 + 20;
+/// Kind, lap, nanoseconds, slot, generation.
+const HEAD: usize = 1 + 10 + 20 + 10 + 20;
 
 /// What a message says, at the head of its content. The content is a JSON string, as events are JSON; the rest of it
 /// is padding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Note {
     pub(super) kind: Kind,
+    /// Which question it is, or is the answer to: fast events may come twice, or late.
+    pub(super) lap: u32,
     /// A question about a frame: when its hand-over began. The answer: how long that took. Else 0.
     pub(super) nanos: u64,
     /// A question about a frame: where it is.
@@ -38,17 +40,17 @@ pub(super) enum Kind {
     Flood,
 }
 
-/// Makes the content of messages; the same one again costs nothing.
+/// Makes the content of messages. Of the same size again, only the head is written.
 #[derive(Debug, Default)]
 pub(super) struct Writer {
-    last: Option<(Note, usize, Bytes)>,
+    last: Bytes,
 }
 
 // === impl Note ===
 
 impl Note {
     pub(super) const fn new(kind: Kind) -> Self {
-        Self { kind, nanos: 0, slot: 0, generation: 0 }
+        Self { kind, lap: 0, nanos: 0, slot: 0, generation: 0 }
     }
 
     /// Reads the head of a content.
@@ -63,9 +65,12 @@ impl Note {
             Some(b'F') => Kind::Flood,
             _ => anyhow::bail!("a message came whose kind is unknown"),
         };
-        let (nanos, slot, generation) = (number(1, 21), number(21, 31), number(31, HEAD));
-        match (nanos, slot.and_then(|slot| u32::try_from(slot).ok()), generation) {
-            (Some(nanos), Some(slot), Some(generation)) => Ok(Self { kind, nanos, slot, generation }),
+        let short = |number: Option<u64>| number.and_then(|number| u32::try_from(number).ok());
+        let (lap, nanos, slot) = (short(number(1, 11)), number(11, 31), short(number(31, 41)));
+        match (lap, nanos, slot, number(41, HEAD)) {
+            (Some(lap), Some(nanos), Some(slot), Some(generation)) => {
+                Ok(Self { kind, lap, nanos, slot, generation })
+            }
             _ => anyhow::bail!("a message came whose numbers cannot be read"),
         }
     }
@@ -76,23 +81,28 @@ impl Note {
 impl Writer {
     /// The content of this note, of so many bytes.
     pub(super) fn write(&mut self, note: Note, size: usize) -> Bytes {
-        if let Some((last, length, content)) = &self.last
-            && (*last, *length) == (note, size)
-        {
-            return content.clone();
-        }
         let kind = match note.kind {
             Kind::Ask => 'A',
             Kind::Answer => 'B',
             Kind::Flood => 'F',
         };
-        let mut text = format!("\"{kind}{:020}{:010}{:020}", note.nanos, note.slot, note.generation);
-        text.reserve_exact(size.saturating_sub(text.len()));
-        text.extend(std::iter::repeat_n('x', size.saturating_sub(text.len() + 1)));
-        text.push('"');
-        let content = Bytes::from(text);
-        self.last = Some((note, size, content.clone()));
-        content
+        let Note { lap, nanos, slot, generation, .. } = note;
+        let head = format!("\"{kind}{lap:010}{nanos:020}{slot:010}{generation:020}");
+        // What is still on its way is not written over.
+        let last = std::mem::take(&mut self.last);
+        let mut content = last.try_into_mut().unwrap_or_default();
+        if content.len() != size {
+            content = BytesMut::zeroed(size);
+            content.fill(b'x');
+            if let Some(end) = content.last_mut() {
+                *end = b'"';
+            }
+        }
+        if let Some(place) = content.get_mut(..head.len()) {
+            place.copy_from_slice(head.as_bytes());
+        }
+        self.last = content.freeze();
+        self.last.clone()
     }
 }
 
@@ -108,7 +118,7 @@ mod tests {
     #[test]
     fn a_note_is_json_of_the_size_asked_for_and_comes_back() {
         let mut writer = Writer::default();
-        let note = Note { kind: Kind::Ask, nanos: u64::MAX, slot: u32::MAX, generation: 7 };
+        let note = Note { kind: Kind::Ask, lap: u32::MAX, nanos: u64::MAX, slot: u32::MAX, generation: 7 };
         for size in [SHORTEST, ANSWER, 10_000] {
             let content = writer.write(note, size);
             assert_eq!(content.len(), size);
@@ -118,6 +128,19 @@ mod tests {
         for kind in [Kind::Answer, Kind::Flood] {
             assert_eq!(Note::read(&writer.write(Note::new(kind), ANSWER)).unwrap(), Note::new(kind));
         }
+    }
+
+    #[test]
+    fn what_is_on_its_way_is_not_written_over() {
+        let mut writer = Writer::default();
+        let note = |lap| Note { lap, ..Note::new(Kind::Ask) };
+        let first = writer.write(note(1), ANSWER);
+        let second = writer.write(note(2), ANSWER);
+        assert_eq!(Note::read(&first).unwrap(), note(1));
+        let place = second.as_ptr();
+        drop((first, second));
+        let third = writer.write(note(3), ANSWER);
+        assert_eq!((Note::read(&third).unwrap(), third.as_ptr()), (note(3), place));
     }
 
     #[test]

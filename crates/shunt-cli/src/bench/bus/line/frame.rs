@@ -54,7 +54,7 @@ impl FrameLine {
         let frames = self.frames.as_mut().context("only the first process writes frames")?;
         let FrameRef { slot, generation, .. } =
             frames.write(width, height, PixelFormat::Rgb8, |pixels| pixels.copy_from_slice(&self.picture))?;
-        self.told_by.send(Note { kind: Kind::Ask, nanos, slot, generation }, ANSWER).await
+        self.told_by.send(Note { nanos, slot, generation, ..note }, ANSWER).await
     }
 
     /// Where a frame was told of, it is copied out, and the note says how long its hand-over took.
