@@ -68,6 +68,8 @@ pub(crate) enum Event {
     Start,
     /// It is time for a fresh certificate.
     Renew,
+    /// The broker's memory is nearly full.
+    Full,
 }
 
 // === impl Supervisor ===
@@ -97,7 +99,7 @@ impl Supervisor {
 
     /// What happens next by itself. Cancel-safe.
     pub(crate) async fn event(&mut self) -> Event {
-        let Self { state, certificate, .. } = self;
+        let Self { state, certificate, tally, settings, .. } = self;
         match state {
             State::Waiting(until) => {
                 sleep_until(*until).await;
@@ -110,7 +112,15 @@ impl Supervisor {
                         None => std::future::pending().await,
                     }
                 };
+                let full = async {
+                    if settings.persistence {
+                        // It would read all of it again.
+                        std::future::pending().await
+                    }
+                    tally.nearly_full(settings.memory_limit.into()).await;
+                };
                 tokio::select! {
+                    () = full => Event::Full,
                     ended = broker.ended() => Event::Ended(ended),
                     () = renewal => Event::Renew,
                 }
@@ -123,6 +133,16 @@ impl Supervisor {
         match event {
             Event::Start => self.start().await,
             Event::Renew => self.renew().await,
+            Event::Full => {
+                let reason = "the memory of the broker is full: it is started anew, with nothing in it";
+                tracing::error!(
+                    limit = self.settings.memory_limit,
+                    "The memory of the broker is full, perhaps with retained messages: it is started anew, and what waits in it is lost."
+                );
+                self.tally.restarted();
+                self.stop(STOP_LIMIT).await;
+                self.wait(reason.to_owned());
+            }
             Event::Ended(how) => {
                 if let State::Running(_, since) = &self.state
                     && since.elapsed() >= LIVED
@@ -224,6 +244,7 @@ impl Supervisor {
             made.map_err(|error| format!("cannot keep anything in {}: {error}", self.data.display()))?;
         }
         self.write()?;
+        self.tally.emptied();
         let file = self.folder.path().join(FILE);
         let broker = Broker::start(&self.programs, &file, &self.tally).await;
         let broker = broker.map_err(|error| error.to_string())?;

@@ -1,10 +1,11 @@
 //! What `/metrics` tells: of the broker, by its own `$SYS` topics, and of the supervisor.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry, core::Collector};
 use shunt_bus::bridge::BridgeCounters;
+use tokio::{sync::watch, time::timeout};
 
 /// What the broker tells of itself, on which topic, as which metric.
 const GAUGES: [(&str, &str, &str); 8] = [
@@ -47,6 +48,9 @@ const COUNTERS: [(&str, &str, &str); 7] = [
     ("bytes/sent", "shunt_bus_broker_sent_bytes_total", "Bytes sent."),
 ];
 
+/// The broker tells its figures every 5 s. One that is silent for so long is in trouble.
+const SILENCE: Duration = Duration::from_secs(30);
+
 /// What is counted. Clones share it.
 #[derive(Debug, Clone)]
 pub(crate) struct Tally {
@@ -55,6 +59,8 @@ pub(crate) struct Tally {
     restarts: IntCounter,
     reloads: IntCounter,
     refused: IntCounter,
+    /// The memory that the broker uses, in bytes. Each word of it counts as a change.
+    heap: Arc<watch::Sender<u64>>,
     expiry: IntGauge,
     copied: IntCounter,
     not_copied: IntCounterVec,
@@ -80,7 +86,7 @@ impl Tally {
             counters: counters.into_iter().collect::<prometheus::Result<_>>()?,
             restarts: IntCounter::new(
                 "shunt_bus_broker_restarts_total",
-                "Times the broker was started again because it had ended by itself, or for new settings.",
+                "Times the broker was started again: because it had ended by itself, its memory was full, or for new settings.",
             )?,
             reloads: IntCounter::new(
                 "shunt_bus_broker_reloads_total",
@@ -90,6 +96,7 @@ impl Tally {
                 "shunt_bus_broker_refused_connections_total",
                 "Refused connections that the broker tells of in its log, which are not all: no certificate, one that it does not trust, or no TLS at all.",
             )?,
+            heap: Arc::new(watch::Sender::new(0)),
             expiry: IntGauge::new(
                 "shunt_bus_certificate_expiry_timestamp_seconds",
                 "When the broker's certificate runs out, in seconds since 1970; 0: there is none.",
@@ -135,6 +142,11 @@ impl Tally {
         let number =
             std::str::from_utf8(payload).ok().and_then(|text| text.split(' ').next()?.parse::<u64>().ok());
         let Some(number) = number else { return };
+        self.heap.send_modify(|heap| {
+            if topic == "heap/current" {
+                *heap = number;
+            }
+        });
         if let Some((_, gauge)) = self.gauges.iter().find(|(known, _)| *known == topic) {
             gauge.set(number.try_into().unwrap_or(i64::MAX));
         }
@@ -143,6 +155,24 @@ impl Tally {
             counted.counter.inc_by(number.checked_sub(*last).unwrap_or(number));
             *last = number;
         }
+    }
+
+    /// Returns when the broker's memory is nearly full: by its own word, or because it was half full and then said
+    /// nothing more. Cancel-safe.
+    pub(crate) async fn nearly_full(&self, limit: u64) {
+        let mut heap = self.heap.subscribe();
+        loop {
+            let bytes = *heap.borrow_and_update();
+            let said = timeout(SILENCE, heap.changed()).await;
+            if bytes >= limit / 10 * 9 || (said.is_err() && bytes >= limit / 2) {
+                return;
+            }
+        }
+    }
+
+    /// The broker begins anew, with nothing in its memory.
+    pub(crate) fn emptied(&self) {
+        self.heap.send_replace(0);
     }
 
     /// What the bridge did since the last look.

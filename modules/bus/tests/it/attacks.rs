@@ -5,9 +5,10 @@ use std::time::Duration;
 use anyhow::Context as _;
 use rumqttc::v5::mqttbytes::{
     QoS,
-    v5::{Filter, Packet, PubAckReason, Subscribe},
+    v5::{Filter, LastWill, LastWillProperties, Packet, PubAckReason, Publish, Subscribe},
 };
 use shunt_bus::{Bus, BusTls, Delivery, PublishError, Subscription};
+use shunt_testkit::eventually;
 use shunt_wire::Kind;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -161,6 +162,127 @@ async fn a_module_publishes_its_own_kinds_and_no_other() -> anyhow::Result<()> {
     assert!(publish(&camera, &Kind::EMOTION, "front-door", 98).await.is_err());
     bystanders.go_on().await?;
     bystanders.stayed();
+    Ok(())
+}
+
+/// What comes next to a client that reads all events of a kind, with its session's first answer.
+async fn reader(device: &Device, filter: &str) -> anyhow::Result<RawClient> {
+    let tls = device.raw_tls(Some(&device.tls("rules").await?))?;
+    let (mut reader, _) = RawClient::enter(device.broker, &tls, "rules", None).await?;
+    let mut all = Subscribe::new(Filter::new(filter, QoS::AtMostOnce), None);
+    all.pkid = 1;
+    reader.send(&Packet::Subscribe(all)).await?;
+    match reader.next().await? {
+        Packet::SubAck(_) => Ok(reader),
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn next_topic(reader: &mut RawClient) -> anyhow::Result<String> {
+    match reader.next().await? {
+        Packet::Publish(publish) => Ok(String::from_utf8(publish.topic.to_vec())?),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_last_will_says_no_more_than_its_module_may() -> anyhow::Result<()> {
+    let device = Device::start(&[]).await?;
+    let mut reader = reader(&device, "shunt/+/front-door").await?;
+    let will = |kind: &str, delay: Option<u32>| {
+        let properties = delay.map(|delay_interval| LastWillProperties {
+            delay_interval: Some(delay_interval),
+            payload_format_indicator: None,
+            message_expiry_interval: None,
+            content_type: None,
+            response_topic: None,
+            correlation_data: None,
+            user_properties: Vec::new(),
+        });
+        LastWill::new(format!("shunt/{kind}/front-door"), "x", QoS::AtLeastOnce, true, properties)
+    };
+    let tls = device.raw_tls(Some(&device.tls("camera").await?))?;
+    // Each takes the place of the one before, whose will is sent then.
+    for kind in ["emotion", "frame", "emotion"] {
+        RawClient::with_will(device.broker, &tls, "camera", will(kind, None)).await?;
+    }
+    assert_eq!(next_topic(&mut reader).await?, "shunt/frame/front-door");
+    RawClient::with_will(device.broker, &tls, "camera", will("emotion", Some(1))).await?;
+    // Its own kind, and later.
+    let tls = device.raw_tls(Some(&device.tls("sentiment").await?))?;
+    RawClient::with_will(device.broker, &tls, "sentiment", will("sentiment", Some(2))).await?;
+    assert_eq!(next_topic(&mut reader).await?, "shunt/sentiment/front-door");
+    Ok(())
+}
+
+#[tokio::test]
+async fn nothing_is_retained_that_its_module_may_not_say() -> anyhow::Result<()> {
+    let device = Device::start(&[]).await?;
+    let tls = device.raw_tls(Some(&device.tls("camera").await?))?;
+    let (mut camera, _) = RawClient::enter(device.broker, &tls, "camera", None).await?;
+    for (id, kind, reason) in
+        [(1, "emotion", PubAckReason::NotAuthorized), (2, "frame", PubAckReason::Success)]
+    {
+        let mut publish = Publish::new(format!("shunt/{kind}/front-door"), QoS::AtLeastOnce, "x", None);
+        (publish.retain, publish.pkid) = (true, id);
+        camera.send(&Packet::Publish(publish)).await?;
+        match camera.next().await? {
+            // Nobody has subscribed yet.
+            Packet::PubAck(answer) => assert_eq!(
+                answer.reason == PubAckReason::NotAuthorized,
+                reason == PubAckReason::NotAuthorized
+            ),
+            other => panic!("{other:?}"),
+        }
+    }
+    let mut reader = reader(&device, "shunt/+/front-door").await?;
+    assert_eq!(next_topic(&mut reader).await?, "shunt/frame/front-door");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_memory_full_of_retained_messages_is_emptied() -> anyhow::Result<()> {
+    let device = Device::start(&[("SHUNT_BUS_MEMORY_LIMIT", "16777216")]).await?;
+    device.metric("shunt_bus_broker_heap_bytes", |bytes| bytes > 0.0).await?;
+    let tls = device.raw_tls(Some(&device.tls("camera").await?))?;
+    let (mut flood, _) = RawClient::enter(device.broker, &tls, "camera", None).await?;
+    for id in 1..=300 {
+        let mut publish = Publish::new(format!("shunt/frame/{id}"), QoS::AtLeastOnce, vec![7; 100_000], None);
+        (publish.retain, publish.pkid) = (true, id);
+        // In the end it is cut off.
+        let answered = async {
+            flood.send(&Packet::Publish(publish)).await?;
+            flood.next().await
+        };
+        if answered.await.is_err() {
+            break;
+        }
+    }
+    device.metric("shunt_bus_broker_restarts_total", |count| count >= 1.0).await?;
+    device.ready().await?;
+    let mut bystanders = Bystanders::new(&device).await?;
+    bystanders.go_on().await?;
+    device.metric("shunt_bus_broker_heap_bytes", |bytes| bytes < 4e6).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_the_gateway_publishes_for_apps_by_default_arrives() -> anyhow::Result<()> {
+    let device = Device::start(&[]).await?;
+    let (gateway, relay) = (device.module("gateway").await?, device.module("relay").await?);
+    // Dapr's topic `orders`, from an app that does not say who it is.
+    let orders: Kind = "orders".parse()?;
+    let mut events = subscribe(&relay, &orders).await?;
+    publish(&gateway, &orders, "gateway", 1).await?;
+    assert_eq!(take(&mut events).await?, "1");
+    // Of an app that does: what decision 10 says to grant.
+    assert!(matches!(publish(&gateway, &orders, "shop", 2).await, Err(PublishError::Refused(_))));
+    let grant =
+        serde_json::json!({"modules": {"gateway": {"publish": ["text", "shunt/+/gateway", "shunt/+/shop"]}}});
+    device.sim.patch_desired("bus", &grant)?;
+    eventually(LIMIT, || async { publish(&gateway, &orders, "shop", 3).await.is_ok() }).await;
+    assert_eq!(take(&mut events).await?, "3");
+    assert!(publish(&gateway, &Kind::EMOTION, "shop", 4).await.is_err());
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use anyhow::{Context as _, bail};
 use bytes::BytesMut;
 use rumqttc::v5::mqttbytes::{
     Error, QoS,
-    v5::{ConnAck, Connect, ConnectReturnCode, Login, Packet, Publish},
+    v5::{ConnAck, Connect, ConnectProperties, ConnectReturnCode, LastWill, Login, Packet, Publish},
 };
 use rustls::{ClientConfig, HandshakeKind, pki_types::ServerName};
 use tokio::{
@@ -44,12 +44,38 @@ impl RawClient {
         user: Option<&str>,
     ) -> anyhow::Result<(Self, ConnAck)> {
         let mut client = Self::open(broker, tls).await?;
-        let connect =
-            Connect { keep_alive: 60, client_id: client_id.to_owned(), clean_start: false, properties: None };
         let login = user.map(|user| Login { username: user.to_owned(), password: "x".to_owned() });
-        client.send(&Packet::Connect(connect, None, login)).await?;
-        match client.next().await? {
-            Packet::ConnAck(answer) if answer.code == ConnectReturnCode::Success => Ok((client, answer)),
+        let answer = client.connect(client_id, None, login).await?;
+        Ok((client, answer))
+    }
+
+    /// Opens a connection and leaves a last will.
+    pub(crate) async fn with_will(
+        broker: SocketAddr,
+        tls: &Arc<ClientConfig>,
+        client_id: &str,
+        will: LastWill,
+    ) -> anyhow::Result<Self> {
+        let mut client = Self::open(broker, tls).await?;
+        client.connect(client_id, Some(will), None).await?;
+        Ok(client)
+    }
+
+    async fn connect(
+        &mut self,
+        client_id: &str,
+        will: Option<LastWill>,
+        login: Option<Login>,
+    ) -> anyhow::Result<ConnAck> {
+        // Delayed wills wait no longer than the session lives.
+        let properties = will
+            .is_some()
+            .then(|| ConnectProperties { session_expiry_interval: Some(60), ..ConnectProperties::new() });
+        let clean_start = will.is_some();
+        let connect = Connect { keep_alive: 60, client_id: client_id.to_owned(), clean_start, properties };
+        self.send(&Packet::Connect(connect, will, login)).await?;
+        match self.next().await? {
+            Packet::ConnAck(answer) if answer.code == ConnectReturnCode::Success => Ok(answer),
             other => bail!("the broker answered {other:?}"),
         }
     }
