@@ -65,7 +65,10 @@ impl Container {
             return Err(ContainerError::Paused(reason.clone()));
         }
         for document in &mut documents {
-            document.language.get_or_insert_with(|| language.code().to_owned());
+            // An empty one is none, as for the local model.
+            if document.language.as_deref().unwrap_or_default().is_empty() {
+                document.language = Some(language.code().to_owned());
+            }
         }
         // The client's own limit tells less; this one is the same and covers all.
         let asking = tokio::time::timeout(self.limit, self.ask_now(documents));

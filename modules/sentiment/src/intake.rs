@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use shunt_bus::{Bus, Delivery, Received};
+use shunt_bus::{Bus, Delivery, PublishError, Received};
 use shunt_module::{DeadLetters, Events};
 use shunt_wire::{
     Envelope, Kind, TopicFilter,
@@ -12,7 +12,10 @@ use shunt_wire::{
 use tokio::{sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::{judge::Judge, tally::Tally};
+use crate::{
+    judge::{Judge, NoVerdict},
+    tally::Tally,
+};
 
 /// Most events in work. When they are, the next one waits on the bus, which keeps it.
 const IN_WORK: usize = 64;
@@ -38,6 +41,10 @@ enum Unusable {
     Utf8,
     #[error("{0}")]
     Refused(String),
+    #[error("{0}")]
+    Failed(NoVerdict),
+    #[error("nobody told a score for it")]
+    NoScore,
 }
 
 // === impl Intake ===
@@ -76,7 +83,8 @@ impl Intake {
         Ok(())
     }
 
-    /// Judges one. It is acknowledged when its sentiment is published, or when it can never be judged.
+    /// Judges one. Only the end of the module leaves it to the bus: one that is not acknowledged would hold back the
+    /// acknowledgements of all that follow.
     async fn take(&self, received: Received) {
         let Received { topic, envelope, payload, received_at, ack } = received;
         let sentiment = match envelope.map_err(Unusable::from).and_then(|event| Ok((read(&event)?, event))) {
@@ -94,15 +102,18 @@ impl Intake {
                 event.stamps = text.stamps.as_ref().map(|stamps| stamps.follow(received_at));
                 event.traceparent.clone_from(&text.traceparent);
                 let published = match event.with_json(&sentiment) {
-                    Ok(event) => {
-                        self.bus.publish(event, Delivery::Assured).await.map_err(|error| error.to_string())
-                    }
+                    Ok(event) => match self.bus.publish(event, Delivery::Assured).await {
+                        // The text comes again.
+                        Err(PublishError::Closed) => return,
+                        published => published.map_err(|error| error.to_string()),
+                    },
                     Err(error) => Err(error.to_string()),
                 };
                 if let Err(error) = published {
                     self.tally.unpublished.inc();
-                    tracing::debug!(error, "A sentiment event was not published; its text comes again.");
-                    return;
+                    let reason = format!("its sentiment was not published: {error}");
+                    tracing::debug!(topic, reason, "The bus did not take a sentiment.");
+                    self.letters.send(&topic, &payload, &reason).await;
                 }
             }
             Err(error) => {
@@ -123,11 +134,15 @@ impl Intake {
         let language = text.language.clone().unwrap_or_else(|| bench.language.code().to_owned());
         let document =
             TextDocument { language: text.language, id: Some(event.id.clone()), text: Some(text.text) };
-        let Ok(verdict) = self.judge.judge(vec![document]).await else { return Ok(None) };
+        let verdict = match self.judge.judge(vec![document]).await {
+            Ok(verdict) => verdict,
+            Err(failed @ NoVerdict::Failed) => return Err(Unusable::Failed(failed)),
+            Err(NoVerdict::NoModel | NoVerdict::Ending) => return Ok(None),
+        };
         if let Some(error) = verdict.scores.errors.into_iter().next() {
             return Err(Unusable::Refused(error.message));
         }
-        let Some(score) = verdict.scores.documents.into_iter().next() else { return Ok(None) };
+        let score = verdict.scores.documents.into_iter().next().ok_or(Unusable::NoScore)?;
         Ok(Some(Sentiment {
             text: event.id.clone(),
             score: score.score,

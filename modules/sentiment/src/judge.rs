@@ -72,6 +72,9 @@ pub(crate) enum NoVerdict {
     NoModel,
     #[error("the module is ending")]
     Ending,
+    /// It would fail at these texts again.
+    #[error("the model failed at the texts")]
+    Failed,
 }
 
 // === impl Fault ===
@@ -142,7 +145,7 @@ impl Judge {
             let _turn = turn;
             job()
         });
-        job.await.map_err(|_| NoVerdict::Ending)
+        job.await.map_err(|error| if error.is_panic() { NoVerdict::Failed } else { NoVerdict::Ending })
     }
 
     /// Judges texts. Their order is kept; each is in the scores or in the errors, once.
@@ -282,6 +285,14 @@ fn judge_here(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_model_that_fails_is_not_taken_for_the_end_of_the_module() {
+        let judge = Judge::new(Tally::new().unwrap());
+        let failed: Result<(), _> = judge.work(|| panic!("a text that the model cannot bear")).await;
+        assert_eq!(failed, Err(NoVerdict::Failed));
+        assert_eq!(judge.work(|| 7).await, Ok(7));
+    }
 
     #[test]
     fn characters_are_counted_as_a_reader_does() {
