@@ -115,7 +115,7 @@ impl Supervisor {
                 let full = async {
                     if settings.persistence {
                         // It would read all of it again.
-                        std::future::pending().await
+                        std::future::pending::<()>().await;
                     }
                     tally.nearly_full(settings.memory_limit.into()).await;
                 };

@@ -174,14 +174,14 @@ async fn reader(device: &Device, filter: &str) -> anyhow::Result<RawClient> {
     reader.send(&Packet::Subscribe(all)).await?;
     match reader.next().await? {
         Packet::SubAck(_) => Ok(reader),
-        other => panic!("{other:?}"),
+        other => anyhow::bail!("{other:?}"),
     }
 }
 
 async fn next_topic(reader: &mut RawClient) -> anyhow::Result<String> {
     match reader.next().await? {
         Packet::Publish(publish) => Ok(String::from_utf8(publish.topic.to_vec())?),
-        other => panic!("{other:?}"),
+        other => anyhow::bail!("{other:?}"),
     }
 }
 
