@@ -33,7 +33,7 @@ use connection::{Answer, Endpoint, Failure};
 use directory::Directory;
 
 pub use directory::ModuleState;
-pub use trace::begin_trace;
+pub use trace::{begin_trace, is_trace};
 
 /// The W3C header that ties together what belongs to one request.
 pub const TRACEPARENT: &str = "traceparent";

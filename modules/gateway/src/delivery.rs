@@ -22,7 +22,7 @@ use serde_json::Value;
 use shunt_bus::Bus;
 use shunt_module::{DeadLetters, Health, services::Services};
 use shunt_wire::Name;
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{sync::watch, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::{
@@ -33,7 +33,7 @@ pub(crate) use self::{
 use self::{lane::Lane, post::Post};
 use crate::{
     pubsub::PubsubSettings,
-    subscription::{Subscription, SubscriptionSettings},
+    subscription::{MOST, Subscription, SubscriptionSettings, Told},
 };
 
 /// What all lines work with.
@@ -57,7 +57,11 @@ pub(crate) struct Courier {
     by_settings: Vec<SubscriptionSettings>,
     /// Those that apps declared.
     by_apps: BTreeMap<Name, Vec<SubscriptionSettings>>,
+    /// Those that an app leaves out of its answers, by pubsub and topic, and since when.
+    missing: BTreeMap<Name, BTreeMap<(String, String), Instant>>,
     lines: BTreeMap<String, Line>,
+    /// Lines that nobody wants any more, until they have ended.
+    ending: BTreeMap<String, CancellationToken>,
     /// Each ends with its subscription where the broker shall go on keeping events for it.
     tasks: JoinSet<Option<shunt_bus::Subscription>>,
     /// For `/v1.0/metadata`.
@@ -70,6 +74,8 @@ struct Line {
     wanted: watch::Sender<Arc<Wanted>>,
     /// Cancelled: nobody wants it any more.
     stop: CancellationToken,
+    /// Cancelled when it has ended.
+    ended: CancellationToken,
     /// The app is there again.
     wake: Arc<tokio::sync::Notify>,
 }
@@ -91,7 +97,9 @@ impl Courier {
             pubsubs: BTreeMap::new(),
             by_settings: Vec::new(),
             by_apps: BTreeMap::new(),
+            missing: BTreeMap::new(),
             lines: BTreeMap::new(),
+            ending: BTreeMap::new(),
             tasks: JoinSet::new(),
             listed,
         }
@@ -108,9 +116,10 @@ impl Courier {
         let gone: Vec<_> = self.by_apps.keys().filter(|app| !asked.contains(*app)).cloned().collect();
         for app in gone {
             self.by_apps.remove(&app);
+            self.missing.remove(&app);
             self.desk.keeper.note_app(app.as_str(), "[]".to_owned()).await;
         }
-        self.arrange().await;
+        self.arrange();
     }
 
     /// Takes up what was known before the process was started, and throws away what nobody wants any more.
@@ -122,37 +131,73 @@ impl Courier {
                 self.by_apps.insert(app, declared);
             }
         }
-        self.arrange().await;
+        self.arrange();
         for line in known.lines.iter().filter(|line| !self.lines.contains_key(*line)) {
             self.desk.keeper.purge(line).await;
         }
     }
 
-    /// An app has told what it wants; so it is there.
-    pub(crate) async fn declare(&mut self, app: Name, declared: Vec<SubscriptionSettings>) {
+    /// An app was asked what it wants. When it answers, it is there.
+    pub(crate) async fn told(&mut self, app: Name, told: Told) {
+        match told {
+            Told::Subscriptions(declared) => self.declare(&app, declared).await,
+            Told::Nothing => drop(self.missing.remove(&app)),
+            Told::Away => {
+                self.missing.remove(&app);
+                return;
+            }
+        }
+        let of_app = |line: &&Line| line.wanted.borrow().subscription.app == app;
+        self.lines.values().filter(of_app).for_each(|line| line.wake.notify_waiters());
+    }
+
+    async fn declare(&mut self, app: &Name, mut declared: Vec<SubscriptionSettings>) {
+        let left_out = self.left_out(app, &declared);
+        declared.extend(left_out);
+        // One that changes its mind all the time does not get more than others.
+        declared.truncate(MOST);
+        let app = app.clone();
         if self.by_apps.get(&app) != Some(&declared) {
             match serde_json::to_string(&declared) {
                 Ok(text) => self.desk.keeper.note_app(app.as_str(), text).await,
                 Err(error) => tracing::error!(%app, %error, "Subscriptions cannot be written down."),
             }
             tracing::info!(%app, subscriptions = declared.len(), "An app has declared its subscriptions.");
-            self.by_apps.insert(app.clone(), declared);
-            self.arrange().await;
+            self.by_apps.insert(app, declared);
+            self.arrange();
         }
-        let of_app = |line: &&Line| line.wanted.borrow().subscription.app == app;
-        self.lines.values().filter(of_app).for_each(|line| line.wake.notify_waiters());
+    }
+
+    /// Subscriptions that the app had and leaves out now, but not for long enough to believe it: an app that starts
+    /// may answer before it knows what it wants, and its waiting events would be lost.
+    fn left_out(&mut self, app: &Name, declared: &[SubscriptionSettings]) -> Vec<SubscriptionSettings> {
+        let name = |one: &SubscriptionSettings| (one.pubsubname.clone(), one.topic.clone());
+        let told: BTreeSet<_> = declared.iter().map(name).collect();
+        let mut since = self.missing.remove(app).unwrap_or_default();
+        let known = self.by_apps.get(app).into_iter().flatten();
+        let missing = known.filter(|one| !told.contains(&name(one)));
+        let kept = missing.filter(|one| {
+            let patience = self.pubsubs.get(&one.pubsubname).map(PubsubSettings::forget);
+            let since = since.entry(name(one)).or_insert_with(Instant::now);
+            patience.is_some_and(|patience| since.elapsed() < patience)
+        });
+        let kept: Vec<_> = kept.cloned().collect();
+        since.retain(|missing, _| kept.iter().any(|one| name(one) == *missing));
+        self.missing.insert(app.clone(), since);
+        kept
     }
 
     /// Begins and ends lines so that they are those that are wanted.
-    async fn arrange(&mut self) {
+    fn arrange(&mut self) {
         // Those of tasks that have ended.
         while self.tasks.try_join_next().is_some() {}
+        self.ending.retain(|_, ended| !ended.is_cancelled());
         let wanted = self.wanted();
         *self.listed.write() = wanted.values().map(|wanted| wanted.subscription.metadata()).collect();
         let unwanted: Vec<_> =
             self.lines.keys().filter(|line| !wanted.contains_key(*line)).cloned().collect();
         for line in unwanted {
-            self.end_line(&line).await;
+            self.end_line(&line);
         }
         for (line, wanted) in wanted {
             let delivery = wanted.subscription.delivery;
@@ -161,7 +206,7 @@ impl Courier {
                     known.wanted.send_replace(Arc::new(wanted));
                     continue;
                 }
-                Some(_) => self.end_line(&line).await,
+                Some(_) => self.end_line(&line),
                 None => {}
             }
             self.begin_line(line, wanted);
@@ -193,15 +238,23 @@ impl Courier {
     fn begin_line(&mut self, name: String, wanted: Wanted) {
         let (wanted, receiver) = watch::channel(Arc::new(wanted));
         let (stop, wake) = (CancellationToken::new(), Arc::default());
-        let lane = Lane::new(self.desk.clone(), name.clone(), receiver, stop.clone(), Arc::clone(&wake));
-        self.tasks.spawn(lane.run());
-        self.lines.insert(name, Line { wanted, stop, wake });
+        let before = self.ending.remove(&name);
+        let lane =
+            Lane::new(self.desk.clone(), name.clone(), receiver, stop.clone(), Arc::clone(&wake), before);
+        let ended = CancellationToken::new();
+        let end = ended.clone().drop_guard();
+        self.tasks.spawn(async move {
+            let _end = end;
+            lane.run().await
+        });
+        self.lines.insert(name, Line { wanted, stop, ended, wake });
     }
 
-    async fn end_line(&mut self, name: &str) {
+    /// The line throws away what it holds as soon as nothing more can come to it.
+    fn end_line(&mut self, name: &str) {
         if let Some(line) = self.lines.remove(name) {
             line.stop.cancel();
-            self.desk.keeper.purge(name).await;
+            self.ending.insert(name.to_owned(), line.ended);
         }
     }
 

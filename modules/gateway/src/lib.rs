@@ -137,10 +137,11 @@ pub async fn run(mut context: Context<GatewaySettings>) -> anyhow::Result<()> {
         tasks: context.tasks.clone(),
     }));
     context.serve(gateway.clone().routes());
-    let deliveries = context.tasks.spawn(pubsub::run(gateway.clone()));
+    let mut deliveries = context.tasks.spawn(pubsub::run(gateway.clone()));
     loop {
         tokio::select! {
-            () = context.shutdown.cancelled() => break,
+            // Ends at shutdown, and where the queue on disk ends: no events are delivered then.
+            ended = &mut deliveries => return ended?,
             change = context.settings.change() => {
                 gateway.apps.set(&change.settings);
                 gateway.shelf.set(&change.settings);
@@ -149,8 +150,6 @@ pub async fn run(mut context: Context<GatewaySettings>) -> anyhow::Result<()> {
             }
         }
     }
-    deliveries.await?;
-    Ok(())
 }
 
 /// The table of the gateway's metrics, in Markdown, for the reference.

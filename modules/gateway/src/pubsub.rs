@@ -25,17 +25,20 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json, value::RawValue};
 use shunt_bus::{Delivery, PublishError};
-use shunt_module::{Problems, services::TRACEPARENT};
+use shunt_module::{
+    Problems,
+    services::{TRACEPARENT, begin_trace, is_trace},
+};
 use shunt_wire::Name;
 use tokio::{
     sync::mpsc,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
-use self::event::{is_binary, is_cloud_event, is_json, is_traceparent};
+use self::event::{is_binary, is_cloud_event, is_json};
 pub(crate) use self::{
-    event::{CLOUD_EVENT, Event, begin_trace},
+    event::{CLOUD_EVENT, Event},
     topics::DaprTopic,
 };
 use crate::{
@@ -43,14 +46,14 @@ use crate::{
     delivery::{Bounds, Courier, Desk, Keeper, Tally},
     problem::Problem,
     state::{app_of, metadata, whole},
-    subscription::{Discovery, Subscription, SubscriptionSettings},
+    subscription::{Discovery, Subscription, Told},
 };
 
 /// The largest request in bytes, that of Dapr; what the bus takes is more.
 const LARGEST_REQUEST: usize = 4 * 1024 * 1024;
 /// Most events of one bulk request.
 const MOST_ENTRIES: usize = 1000;
-/// The longest wait for the bus, which may be away. Afterwards nobody knows whether the event is sent.
+/// The longest wait for the bus, which may be away, for all events of a request together. Afterwards nobody knows whether the event is sent.
 const LIMIT: Duration = Duration::from_secs(10);
 /// What apps told, on its way. Full: those who ask wait.
 const TOLD: usize = 16;
@@ -76,6 +79,9 @@ pub struct PubsubSettings {
     pub max_queue_bytes: u64,
     /// Seconds between two questions to an app for its subscriptions, 0.1 to 3600.
     pub ask_s: f64,
+    /// Seconds that an app must leave a subscription out of its answers until that ends and its waiting events are
+    /// dropped, 0 to 86400: an app that starts may answer before it knows what it wants.
+    pub forget_s: f64,
 }
 
 /// What routes share with the task that delivers.
@@ -124,6 +130,10 @@ impl PubsubSettings {
         Duration::from_secs_f64(self.retry_longest_s.clamp(0.01, 3600.0))
     }
 
+    pub(crate) fn forget(&self) -> Duration {
+        Duration::from_secs_f64(self.forget_s.clamp(0.0, 86_400.0))
+    }
+
     pub(crate) fn bounds(&self) -> Bounds {
         Bounds { events: self.max_queue_events, bytes: self.max_queue_bytes }
     }
@@ -143,6 +153,7 @@ impl PubsubSettings {
         between("max_queue_events", self.max_queue_events as f64, 1.0, 1e6);
         between("max_queue_bytes", self.max_queue_bytes as f64, 1_048_576.0, 1e12);
         between("ask_s", self.ask_s, 0.1, 3600.0);
+        between("forget_s", self.forget_s, 0.0, 86_400.0);
         if let Err(error) = name.parse::<Name>() {
             problems.note(&format!("pubsubs.{name}"), error.to_string());
         } else if name == "bulk" {
@@ -162,6 +173,7 @@ impl Default for PubsubSettings {
             max_queue_events: 10_000,
             max_queue_bytes: 64 * 1024 * 1024,
             ask_s: 5.0,
+            forget_s: 60.0,
         }
     }
 }
@@ -198,10 +210,12 @@ pub(crate) fn subscriptions(gateway: &Gateway) -> Vec<Value> {
 }
 
 /// Subscribes and delivers until shutdown.
-pub(crate) async fn run(gateway: Gateway) {
+///
+/// Fails where the queue on disk ends before: nothing assured can be delivered then.
+pub(crate) async fn run(gateway: Gateway) -> anyhow::Result<()> {
     let tally = gateway.pubsub.tally.clone();
     let (keeper, task) = Keeper::new(gateway.folder.clone(), tally.clone(), gateway.health.clone());
-    let keeping = tokio::spawn(task.run());
+    let mut keeping = tokio::spawn(task.run());
     let desk = Desk {
         bus: gateway.bus.clone(),
         services: gateway.apps.services().clone(),
@@ -212,13 +226,18 @@ pub(crate) async fn run(gateway: Gateway) {
         shutdown: gateway.shutdown.clone(),
     };
     let mut courier = Courier::new(desk, Arc::clone(&gateway.pubsub.listed));
-    gateway.shutdown.run_until_cancelled(serve(&gateway, &keeper, &mut courier)).await;
+    tokio::select! {
+        _ = gateway.shutdown.run_until_cancelled(serve(&gateway, &keeper, &mut courier)) => {}
+        ended = &mut keeping => {
+            ended?;
+            anyhow::bail!("the queue of events for apps has ended too early");
+        }
+    }
     let subscriptions = courier.end().await;
     drop(keeper);
-    if let Err(error) = keeping.await {
-        tracing::error!(%error, "The queue of events for apps has ended too early.");
-    }
+    keeping.await?;
     drop(subscriptions);
+    Ok(())
 }
 
 async fn serve(gateway: &Gateway, keeper: &Keeper, courier: &mut Courier) {
@@ -238,9 +257,9 @@ async fn serve(gateway: &Gateway, keeper: &Keeper, courier: &mut Courier) {
                 asking = ask(gateway, &settings, &sender);
                 courier.set(settings.pubsubs.clone(), settings.subscriptions.clone(), &asked(&settings)).await;
             }
-            Some((app, declared)) = told.recv() => {
+            Some((app, told)) = told.recv() => {
                 if asked(&settings).contains(&app) {
-                    courier.declare(app, declared).await;
+                    courier.told(app, told).await;
                 }
             }
         }
@@ -256,11 +275,7 @@ fn asked(settings: &GatewaySettings) -> BTreeSet<Name> {
 }
 
 /// Begins to ask each app for itself, so that none waits for another. Dropping what is given ends it.
-fn ask(
-    gateway: &Gateway,
-    settings: &GatewaySettings,
-    told: &mpsc::Sender<(Name, Vec<SubscriptionSettings>)>,
-) -> Asking {
+fn ask(gateway: &Gateway, settings: &GatewaySettings, told: &mpsc::Sender<(Name, Told)>) -> Asking {
     let stop = gateway.shutdown.child_token();
     let pause = settings.pubsubs.values().map(|pubsub| pubsub.ask_s).fold(3600.0, f64::min);
     let pause = Duration::from_secs_f64(pause.clamp(0.1, 3600.0));
@@ -270,9 +285,8 @@ fn ask(
         gateway.tasks.spawn(async move {
             let asking = async {
                 loop {
-                    if let Some(declared) = discovery.ask().await
-                        && told.send((app.clone(), declared)).await.is_err()
-                    {
+                    let answer = discovery.ask().await;
+                    if told.send((app.clone(), answer)).await.is_err() {
                         return;
                     }
                     sleep(pause).await;
@@ -319,7 +333,7 @@ async fn publish(
     let published = async {
         let publication = Publication::new(&gateway, &path, &parameters, &headers)?;
         let content_type = headers.get(header::CONTENT_TYPE).and_then(|text| text.to_str().ok());
-        publication.publish(&gateway, content_type, whole(body)?, None).await
+        publication.publish(&gateway, content_type, whole(body)?, None, Instant::now() + LIMIT).await
     };
     count(&gateway, published.await).map(|()| StatusCode::NO_CONTENT)
 }
@@ -340,9 +354,14 @@ async fn publish_bulk(
         Err(problem) => return count(&gateway, Err(problem)),
     };
     let mut failed = Vec::new();
+    // What is left at the end of the time has failed.
+    let until = Instant::now() + LIMIT;
     for Entry { id, event, content_type, metadata } in entries {
         let published = match bytes_of(&event, &content_type) {
-            Ok(bytes) => publication.publish(&gateway, Some(&content_type), bytes, metadata.as_ref()).await,
+            Ok(bytes) => {
+                let own = metadata.as_ref();
+                publication.publish(&gateway, Some(&content_type), bytes, own, until).await
+            }
             Err(problem) => Err(problem),
         };
         if let Err(problem) = count(&gateway, published) {
@@ -413,7 +432,7 @@ impl Publication {
             Some(_) => return Err(wrong("delivery", "assured or fast")),
         };
         let traceparent = headers.get(TRACEPARENT).and_then(|text| text.to_str().ok());
-        let traceparent = traceparent.filter(|text| is_traceparent(text)).map(ToOwned::to_owned);
+        let traceparent = traceparent.filter(|text| is_trace(text.as_bytes())).map(ToOwned::to_owned);
         Ok(Self { pubsub, topic, parsed, app, metadata, raw, delivery, traceparent })
     }
 
@@ -443,13 +462,17 @@ impl Publication {
         content_type: Option<&str>,
         body: Bytes,
         own: Option<&BTreeMap<String, String>>,
+        until: Instant,
     ) -> Result<(), Problem> {
         let mut metadata = self.metadata.clone();
         metadata.extend(own.cloned().unwrap_or_default());
         let event = self.event(content_type, body, &metadata)?;
         let envelope = event.envelope(&self.parsed.published_by(&self.app));
         let sending = gateway.bus.publish(envelope, self.delivery);
-        let sent = if let Ok(sent) = timeout(LIMIT, sending).await {
+        // What is late is not even begun: it would be sent after it was told to have failed.
+        let sent = if Instant::now() < until
+            && let Ok(sent) = timeout_at(until, sending).await
+        {
             sent.map_err(|error| (status_of(&error), error.to_string()))
         } else {
             let late = format!("the bus did not take it within {LIMIT:?}");
@@ -494,7 +517,7 @@ impl Publication {
         let trace = given("cloudevent.traceparent").or_else(|| given("cloudevent.traceid"));
         event.traceparent = trace
             .or(event.traceparent)
-            .filter(|text| is_traceparent(text))
+            .filter(|text| is_trace(text.as_bytes()))
             .or_else(|| self.traceparent.clone())
             .or_else(|| Some(begin_trace()));
         if let Some(text) = given("ttlInSeconds") {

@@ -26,8 +26,13 @@ pub(super) fn pass_on(headers: &mut HeaderMap) {
     }
 }
 
-/// `00-<32 hex>-<16 hex>-<2 hex>`; later versions may be longer. Neither id may be all zeros.
-fn is_trace(value: &[u8]) -> bool {
+/// Is that a sound `traceparent`? `00-<32 hex>-<16 hex>-<2 hex>`; later versions may be longer. Neither id may be all
+/// zeros.
+///
+/// ```
+/// assert!(!shunt_module::services::is_trace(b"nonsense"));
+/// ```
+pub fn is_trace(value: &[u8]) -> bool {
     let hex = |part: &[u8]| part.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     let id = |part: &[u8]| hex(part) && part.iter().any(|&byte| byte != b'0');
     let mut parts = value.split(|&byte| byte == b'-');

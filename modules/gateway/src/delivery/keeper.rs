@@ -7,6 +7,7 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
 
@@ -15,6 +16,7 @@ use shunt_bus::Ack;
 use shunt_module::Health;
 use tokio::{
     sync::{mpsc, oneshot},
+    task::JoinError,
     time::sleep,
 };
 
@@ -205,31 +207,43 @@ impl KeeperTask {
         self.waiting.retain(|_, (_, answer)| !answer.is_closed());
         let wanted: Vec<_> = self.waiting.iter().map(|(line, (most, _))| (line.clone(), *most)).collect();
         let (queue, folder, places) = (self.queue.take(), self.folder.clone(), self.places.clone());
-        let changes = std::mem::take(&mut self.changes);
-        let rewind = std::mem::take(&mut self.rewind);
+        let changes = Arc::new(std::mem::take(&mut self.changes));
+        let rewind = Arc::new(std::mem::take(&mut self.rewind));
+        let (given, wound) = (Arc::clone(&changes), Arc::clone(&rewind));
         let curious = !self.curious.is_empty();
         let work = tokio::task::spawn_blocking(move || {
             let mut visit = Visit::default();
             let open = queue.map_or_else(|| Queue::reopen(&folder, &places), Ok);
             match open {
                 Ok(mut queue) => {
-                    visit.error = visit.work(&mut queue, &changes, &rewind, &wanted, curious).err();
+                    visit.error = visit.work(&mut queue, &given, &wound, &wanted, curious).err();
                     visit.queue = Some(queue);
                 }
                 Err(error) => visit.error = Some(error),
             }
-            (visit, changes, rewind)
+            visit
         });
-        let (visit, changes, rewind) = match work.await {
-            Ok(done) => done,
-            Err(error) => return Some(QueueError::Disk(error.to_string())),
-        };
-        if visit.committed {
+        let visit = work.await;
+        self.settle(visit, Arc::unwrap_or_clone(changes), Arc::unwrap_or_clone(rewind))
+    }
+
+    /// After a visit: what is on disk is acknowledged, what is not is kept for the next one.
+    fn settle(
+        &mut self,
+        visit: Result<Visit, JoinError>,
+        changes: Vec<Change>,
+        rewind: HashSet<String>,
+    ) -> Option<QueueError> {
+        if visit.as_ref().is_ok_and(|visit| visit.committed) {
             self.acks.drain(..).for_each(Ack::ack);
         } else {
             (self.changes, self.rewind) = (changes, rewind);
         }
-        self.tell(visit)
+        match visit {
+            Ok(visit) => self.tell(visit),
+            // A defect of ours or of redb.
+            Err(error) => Some(QueueError::Disk(error.to_string())),
+        }
     }
 
     fn tell(&mut self, visit: Visit) -> Option<QueueError> {
@@ -238,6 +252,8 @@ impl KeeperTask {
         }
         for (line, count) in visit.effect.purged {
             self.tally.ended(app_of(&line), Outcome::Unsubscribed, count);
+            // The line is not measured any more.
+            self.tally.queued(app_of(&line), 0);
         }
         for (line, events) in visit.taken {
             if let Some((_, answer)) = self.waiting.remove(&line)
@@ -318,4 +334,23 @@ impl Visit {
 /// A line begins with its app: `<app>|<pubsub>|<topic>`.
 pub(crate) fn app_of(line: &str) -> &str {
     line.split('|').next().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_a_visit_that_broke_down_had_in_hand_is_written_by_the_next_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let (_keeper, mut task) =
+            Keeper::new(folder.path().to_owned(), Tally::new().unwrap(), Health::default());
+        let bounds = Bounds { events: 10, bytes: 1000 };
+        let push = Change::Push { line: "one".to_owned(), bytes: Bytes::from_static(b"event"), bounds };
+        let broken = tokio::spawn(async { panic!("a test of a visit that breaks down") }).await;
+        let broken = broken.map(|()| Visit::default());
+        assert!(task.settle(broken, vec![push], HashSet::new()).is_some());
+        assert!(task.visit().await.is_none());
+        assert!(task.queue.as_ref().unwrap().has_more("one"));
+    }
 }

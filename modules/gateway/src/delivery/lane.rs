@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use shunt_bus::{Delivery, PublishError, Received, SubscribeError, Subscription as BusSubscription};
+use shunt_module::services::begin_trace;
 use shunt_wire::Envelope;
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore, watch},
@@ -13,7 +14,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{Desk, Wanted, post::Verdict, record, tally::Outcome};
-use crate::pubsub::{Event, begin_trace};
+use crate::pubsub::Event;
 
 /// After a refused subscription: the time until it is asked for again.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -32,6 +33,8 @@ pub(super) struct Lane {
     wanted: watch::Receiver<Arc<Wanted>>,
     stop: CancellationToken,
     wake: Arc<Notify>,
+    /// Cancelled when the one before it on the same line has ended.
+    before: Option<CancellationToken>,
 }
 
 // === impl Lane ===
@@ -43,26 +46,40 @@ impl Lane {
         wanted: watch::Receiver<Arc<Wanted>>,
         stop: CancellationToken,
         wake: Arc<Notify>,
+        before: Option<CancellationToken>,
     ) -> Self {
-        Self { desk, line, wanted, stop, wake }
+        Self { desk, line, wanted, stop, wake, before }
     }
 
     /// Works until shutdown, and gives the subscription back; or until nobody wants it.
     pub(super) async fn run(self) -> Option<BusSubscription> {
+        if let Some(before) = &self.before {
+            // It still throws away what nobody wants, which must not be ours.
+            before.cancelled().await;
+        }
         let delivery = self.wanted().subscription.delivery;
-        let mut subscription = self.stop.run_until_cancelled(self.subscribe()).await??;
+        let subscribed = self.stop.run_until_cancelled(self.subscribe()).await.flatten();
+        let Some(mut subscription) = subscribed else {
+            if self.stop.is_cancelled() {
+                self.desk.keeper.purge(&self.line).await;
+            }
+            return None;
+        };
         match delivery {
             Delivery::Fast => {
                 let live = self.deliver_newest(&mut subscription);
                 Box::pin(self.until_the_end(live)).await;
             }
             Delivery::Assured => {
-                let both = async { tokio::join!(self.take_in(&mut subscription), self.deliver_all()) };
-                self.stop.run_until_cancelled(both).await;
+                // Both end by themselves: an event that was taken from the bus and is neither kept nor acknowledged
+                // would hold up all events behind it, those of other subscriptions too.
+                tokio::join!(self.take_in(&mut subscription), self.deliver_all());
             }
         }
         if self.stop.is_cancelled() {
             subscription.unsubscribe();
+            // Nothing comes to this line after it: both ends of it are closed.
+            self.desk.keeper.purge(&self.line).await;
             return None;
         }
         Some(subscription)
@@ -77,8 +94,13 @@ impl Lane {
     }
 
     async fn until_the_end<F: Future>(&self, work: F) -> Option<F::Output> {
-        let work = self.stop.run_until_cancelled(work);
-        self.desk.shutdown.run_until_cancelled(work).await.flatten()
+        tokio::select! {
+            // The end counts before work that is ready.
+            biased;
+            () = self.desk.shutdown.cancelled() => None,
+            () = self.stop.cancelled() => None,
+            done = work => Some(done),
+        }
     }
 
     async fn subscribe(&self) -> Option<BusSubscription> {
@@ -106,8 +128,8 @@ impl Lane {
 
     /// From the bus to the disk.
     async fn take_in(&self, subscription: &mut BusSubscription) {
-        // Cancelled in between, the broker keeps the event: it was not acknowledged.
-        while let Some(Some(received)) = self.desk.shutdown.run_until_cancelled(subscription.next()).await {
+        // What was taken from the bus is brought to its end; only the wait for the next one is cut short.
+        while let Some(Some(received)) = self.until_the_end(subscription.next()).await {
             let bytes = match self.readable(&received).await.as_ref().map(record::encode) {
                 Some(Ok(bytes)) => bytes,
                 other => {
@@ -163,29 +185,33 @@ impl Lane {
 
     /// From the disk to the app: some at a time, so that one event that fails does not stop those behind it.
     async fn deliver_all(&self) {
-        let most = self.wanted().knobs.in_flight.max(1) as usize;
+        let mut most = 0;
         let slots = Arc::new(Semaphore::new(most));
-        // Dropped when nobody wants the subscription any more: what is being delivered ends with it.
         let mut deliveries = JoinSet::new();
         loop {
             while deliveries.try_join_next().is_some() {}
+            most = resize(&slots, most, self.wanted().knobs.in_flight.max(1) as usize);
             let taking = async {
                 // The semaphore is never closed.
                 let slot = Arc::clone(&slots).acquire_owned().await.ok()?;
                 let events = self.desk.keeper.take(&self.line, slots.available_permits() + 1).await?;
                 Some((slot, events))
             };
-            let Some(Some((slot, events))) = self.desk.shutdown.run_until_cancelled(taking).await else {
-                break;
-            };
+            let Some(Some((slot, events))) = self.until_the_end(taking).await else { break };
             let mut slot = Some(slot);
             for (number, bytes) in events {
                 let own = match slot.take() {
                     Some(slot) => Some(slot),
+                    // Free already: no more were taken than there are slots.
                     None => Arc::clone(&slots).acquire_owned().await.ok(),
                 };
                 deliveries.spawn(self.clone().deliver(number, bytes, own));
             }
+        }
+        if self.stop.is_cancelled() {
+            // Nobody wants them any more. None may say afterwards that it is done with its event.
+            deliveries.shutdown().await;
+            return;
         }
         if timeout(LINGER, async { while deliveries.join_next().await.is_some() {} }).await.is_err() {
             tracing::debug!(
@@ -278,5 +304,31 @@ impl Lane {
         tracing::warn!(line, id, hops, reason, "An event is given up.");
         self.desk.dead_letters.send_event(envelope, reason).await;
         Some(outcome)
+    }
+}
+
+/// Gives the semaphore as many slots as wanted; gives how many it has. Slots that are in use are taken away at a later
+/// turn.
+fn resize(slots: &Semaphore, has: usize, wanted: usize) -> usize {
+    slots.add_permits(wanted.saturating_sub(has));
+    has.max(wanted) - slots.forget_permits(has.saturating_sub(wanted))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_change_of_the_events_in_flight_counts_at_the_next_turn() {
+        let slots = Semaphore::new(0);
+        let most = resize(&slots, 0, 2);
+        let busy = slots.acquire_many(2).await.unwrap();
+        // Those in use stay until they are free.
+        let most = resize(&slots, most, 1);
+        assert_eq!((most, slots.available_permits()), (2, 0));
+        drop(busy);
+        let most = resize(&slots, most, 1);
+        assert_eq!((most, slots.available_permits()), (1, 1));
+        assert_eq!((resize(&slots, most, 5), slots.available_permits()), (5, 5));
     }
 }

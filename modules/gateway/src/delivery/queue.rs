@@ -188,12 +188,11 @@ impl Queue {
                         }
                     }
                     Change::Purge { line: name } => {
-                        let Some(line) = self.lines.get_mut(name) else { continue };
-                        let numbers: Vec<_> = line.events.keys().copied().collect();
-                        *effect.purged.entry(name.clone()).or_default() += numbers.len() as u64;
-                        for number in numbers {
+                        // The index forgets it: whoever served it has ended, so nothing of it comes later.
+                        let Some(line) = self.lines.remove(name) else { continue };
+                        *effect.purged.entry(name.clone()).or_default() += line.events.len() as u64;
+                        for number in line.events.into_keys() {
                             events.remove((name.as_str(), number))?;
-                            line.remove(number);
                         }
                     }
                     Change::App { app, subscriptions } => {
@@ -326,6 +325,7 @@ mod tests {
         queue.commit(&["a", "b"].map(|text| push("one", text, WIDE))).unwrap();
         let effect = queue.commit(&[Change::Purge { line: "one".to_owned() }]).unwrap();
         assert_eq!(effect.purged["one"], 2);
+        assert_eq!(queue.lengths().count(), 0);
         drop(queue);
         assert!(!Queue::open(folder.path()).unwrap().has_more("one"));
     }

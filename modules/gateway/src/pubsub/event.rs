@@ -18,6 +18,8 @@ use uuid::Uuid;
 pub(crate) const TYPE: &str = "com.dapr.event.sent";
 /// The content type of a `CloudEvent` in its JSON form.
 pub(crate) const CLOUD_EVENT: &str = "application/cloudevents+json";
+/// The largest data that conditions of routes look at, in bytes.
+const LARGEST_LOOKED_AT: usize = 64 * 1024;
 /// How often an event was given up by a subscriber already.
 const HOPS: &str = "deadletterhops";
 /// Why it was given up the last time.
@@ -134,6 +136,10 @@ impl Event {
                 _ => Some(Bytes::from(data.get().to_owned())),
             },
         };
+        let hops = fields.get(HOPS).and_then(Value::as_str);
+        if hops.is_some_and(|hops| hops.parse::<u16>().is_err()) {
+            return Err(wrong(HOPS, "must be a number up to 65535"));
+        }
         fields.retain(|name, value| !WRITTEN.contains(&name.as_str()) && !value.is_null());
         let data = bytes.map(|bytes| Body { content_type, bytes });
         Ok(Self { attributes: fields, data, ..event })
@@ -242,8 +248,12 @@ impl Event {
         .to_string()
     }
 
-    /// The event as JSON without its bytes of data, for the conditions of routes.
+    /// The event as JSON, for the conditions of routes; without its data where that is large.
     pub(crate) fn fields(&self, pubsub: &str, topic: &str) -> Value {
+        if self.data.as_ref().is_some_and(|data| data.bytes.len() > LARGEST_LOOKED_AT) {
+            let bare = Self { data: None, ..self.clone() };
+            return bare.fields(pubsub, topic);
+        }
         serde_json::from_str(&self.written(pubsub, topic)).unwrap_or(Value::Null)
     }
 
@@ -270,27 +280,11 @@ impl Event {
 
     /// The same, given up once more for this reason.
     pub(crate) fn given_up(mut self, reason: &str) -> Self {
-        let hops = self.hops() + 1;
+        let hops = self.hops().saturating_add(1);
         self.attributes.insert(HOPS.to_owned(), Value::String(hops.to_string()));
         self.attributes.insert(REASON.to_owned(), Value::String(reason.chars().take(500).collect()));
         self
     }
-}
-
-/// A `traceparent` to begin a trace with.
-pub(crate) fn begin_trace() -> String {
-    let span: String = Uuid::new_v4().simple().to_string().chars().take(16).collect();
-    format!("00-{}-{span}-01", Uuid::new_v4().simple())
-}
-
-/// Is that a W3C `traceparent`? One that is not is not passed on.
-pub(crate) fn is_traceparent(text: &str) -> bool {
-    let hex = |part: &str, length| {
-        part.len() == length && part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-    };
-    let parts: Vec<_> = text.split('-').collect();
-    matches!(parts.as_slice(), [version, trace, span, flags]
-        if hex(version, 2) && hex(trace, 32) && hex(span, 16) && hex(flags, 2))
 }
 
 /// `application/json` or any `+json`, with or without parameters.
@@ -447,8 +441,13 @@ mod tests {
     }
 
     #[test]
-    fn traces_begin_in_the_form_of_w3c() {
-        assert!(is_traceparent(&begin_trace()));
-        assert!(!is_traceparent("00-xyz"));
+    fn no_publisher_can_count_beyond_the_end() {
+        let most = u32::MAX.to_string();
+        let told = serde_json::json!({"data": 1, "deadletterhops": most}).to_string();
+        assert!(Event::read(told.as_bytes(), "shop").is_err());
+        // What comes from the bus may hold it all the same.
+        let mut event = Event::around(None, Bytes::new(), "shop");
+        event.attributes.insert(HOPS.to_owned(), Value::String(most));
+        assert_eq!(event.given_up("500").hops(), u32::MAX);
     }
 }

@@ -1,7 +1,8 @@
 //! Asking apps what they want to be told of.
 //!
 //! Each app is asked at `/dapr/subscribe` again and again, for an app may come later than the gateway, or come back
-//! with other subscriptions; nothing tells the gateway of it. An app that does not answer keeps those it had.
+//! with other subscriptions; nothing tells the gateway of it. An app that does not answer, or answers 404, keeps those it
+//! had; one that it leaves out of its answers ends after a while.
 
 use std::time::Duration;
 
@@ -21,6 +22,17 @@ const LIMIT: Duration = Duration::from_secs(5);
 /// The largest answer in bytes.
 const LARGEST: usize = 256 * 1024;
 
+/// What is known of an app after it was asked.
+#[derive(Debug)]
+pub(crate) enum Told {
+    /// Its subscriptions.
+    Subscriptions(Vec<SubscriptionSettings>),
+    /// It answers, but does not say: it has no such path, which an app that starts may not have yet.
+    Nothing,
+    /// It does not answer, or not what can be understood.
+    Away,
+}
+
 /// Asks one app.
 #[derive(Debug)]
 pub(crate) struct Discovery {
@@ -38,38 +50,38 @@ impl Discovery {
         Self { app, services: services.with_policy(policy), said: String::new() }
     }
 
-    /// What the app wants; nothing where it does not say.
-    pub(crate) async fn ask(&mut self) -> Option<Vec<SubscriptionSettings>> {
+    /// What the app wants.
+    pub(crate) async fn ask(&mut self) -> Told {
         let (status, body) = match timeout(LIMIT, self.get()).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(error)) => {
                 self.say(format!("it cannot be asked: {error}"), false);
-                return None;
+                return Told::Away;
             }
             Err(_) => {
                 self.say(format!("it did not answer within {LIMIT:?}"), true);
-                return None;
+                return Told::Away;
             }
         };
         match status {
             StatusCode::OK => {}
             StatusCode::NOT_FOUND => {
                 self.say("it subscribes to nothing".to_owned(), false);
-                return Some(Vec::new());
+                return Told::Nothing;
             }
             other => {
                 self.say(format!("it answered {other}"), true);
-                return None;
+                return Told::Away;
             }
         }
         match SubscriptionSettings::of_app(&self.app, &body) {
             Ok((found, problems)) => {
                 self.say(problems.join("; "), true);
-                Some(found)
+                Told::Subscriptions(found)
             }
             Err(error) => {
                 self.say(format!("its answer is not a list of subscriptions: {error}"), true);
-                None
+                Told::Away
             }
         }
     }

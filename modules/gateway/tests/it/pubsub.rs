@@ -412,6 +412,43 @@ async fn an_app_may_change_its_mind() {
 }
 
 #[tokio::test]
+async fn an_app_that_starts_and_does_not_know_yet_what_it_wants_loses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let shop = Shop::open(orders(json!({}))).await;
+    let apps = [("shop", shop.address)];
+    let knobs = json!({"forget_s": 3600});
+    let gateway = Gateway::start(variables(folder.path(), &memory(folder.path()), &apps, knobs, &[])).await;
+    shop.listens(&gateway, "orders", "/orders").await;
+    for told in [json!([]), Value::Null] {
+        shop.wants(told);
+        shop.is_asked().await;
+        publish(&gateway, "orders", &json!({"id": "meanwhile"})).await;
+    }
+    shop.has("/orders", 2).await;
+    assert_eq!(ended(&gateway, "shop", "unsubscribed").await, 0);
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_bulk_request_ends_when_the_bus_is_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = MemoryBroker::named(memory(folder.path()).trim_start_matches("memory:"));
+    let (gateway, shop) = with_shop(folder.path(), orders(json!({}))).await;
+    shop.listens(&gateway, "orders", "/orders").await;
+    broker.cut();
+    let entry = |id: u32| json!({"entryId": id.to_string(), "event": "x", "contentType": "text/plain"});
+    let entries: Vec<_> = (1..=100).map(entry).collect();
+    // Ten seconds for each would be more than the client waits.
+    let posting = gateway.post("/v1.0/publish/bulk/pubsub/orders").json(&entries);
+    let answer = posting.send().await.unwrap();
+    assert_eq!(answer.status(), 500);
+    let told: Value = answer.json().await.unwrap();
+    assert_eq!(told["failedEntries"].as_array().unwrap().len(), 100);
+    broker.heal();
+    gateway.stop().await;
+}
+
+#[tokio::test]
 async fn live_values_come_to_apps_without_a_queue() {
     let folder = tempfile::tempdir().unwrap();
     let (gateway, shop) = with_shop(folder.path(), orders(json!({"metadata": {"delivery": "fast"}}))).await;
@@ -436,9 +473,12 @@ async fn while_the_bus_is_away_a_publisher_is_told() {
     let posting = gateway.post("/v1.0/publish/pubsub/orders?metadata.delivery=fast").body("now");
     let (status, code, _) = problem(posting.send().await.unwrap()).await;
     assert_eq!((status, code.as_str()), (500, "ERR_PUBSUB_PUBLISH_MESSAGE"));
-    broker.heal();
     // An assured one waits for the bus.
-    publish(&gateway, "orders", &json!({"id": "after"})).await;
+    let after = json!({"id": "after"});
+    let mut publishing = Box::pin(publish(&gateway, "orders", &after));
+    assert!(timeout(Duration::from_millis(500), &mut publishing).await.is_err());
+    broker.heal();
+    publishing.await;
     assert_eq!(shop.has("/orders", 1).await[0].event["id"], "after");
     timeout(Duration::from_secs(8), gateway.stop()).await.unwrap();
 }

@@ -4,7 +4,10 @@ use std::{
     collections::BTreeMap,
     net::SocketAddr,
     path::Path,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use axum::{
@@ -45,7 +48,10 @@ pub(crate) struct Shop {
 
 #[derive(Debug, Default)]
 struct Desk {
+    /// Null: the path is not there.
     subscriptions: Mutex<Value>,
+    /// How often it was asked.
+    asked: AtomicU64,
     answers: Mutex<BTreeMap<String, Answer>>,
     posted: Mutex<Vec<Posted>>,
 }
@@ -66,7 +72,11 @@ async fn take(State(desk): State<Arc<Desk>>, uri: Uri, headers: HeaderMap, body:
 }
 
 async fn subscribe(State(desk): State<Arc<Desk>>) -> Response {
-    axum::Json(desk.subscriptions.lock().unwrap().clone()).into_response()
+    desk.asked.fetch_add(1, Ordering::Relaxed);
+    match desk.subscriptions.lock().unwrap().clone() {
+        Value::Null => StatusCode::NOT_FOUND.into_response(),
+        told => axum::Json(told).into_response(),
+    }
 }
 
 impl Shop {
@@ -92,6 +102,12 @@ impl Shop {
     /// From now on the app tells these subscriptions.
     pub(crate) fn wants(&self, subscriptions: Value) {
         *self.desk.subscriptions.lock().unwrap() = subscriptions;
+    }
+
+    /// Waits until it was asked three times more for what it wants: what it told before was taken up then.
+    pub(crate) async fn is_asked(&self) {
+        let before = self.desk.asked.load(Ordering::Relaxed);
+        eventually(PATIENCE, || async { self.desk.asked.load(Ordering::Relaxed) >= before + 3 }).await;
     }
 
     /// What came on this path, probes left out.
@@ -136,7 +152,8 @@ pub(crate) fn variables(
 ) -> BTreeMap<String, String> {
     let apps: BTreeMap<_, _> =
         apps.iter().map(|(id, address)| (*id, json!({"address": address.to_string()}))).collect();
-    let mut knobs = json!({"ask_s": 0.1, "retry_first_s": 0.05, "retry_longest_s": 0.2, "attempts": 3});
+    let mut knobs =
+        json!({"ask_s": 0.1, "retry_first_s": 0.05, "retry_longest_s": 0.2, "attempts": 3, "forget_s": 0.2});
     knobs.as_object_mut().unwrap().extend(pubsub.as_object().unwrap().clone());
     let mut variables = environment(folder, bus, more);
     variables.insert("SHUNT_GATEWAY_APPS".to_owned(), serde_json::to_string(&apps).unwrap());
