@@ -71,6 +71,8 @@ pub struct Context<S> {
     pub events: Events,
     /// Made when it is asked for first.
     pub(crate) services: OnceLock<crate::services::Services>,
+    /// `SHUNT_ADVERTISE_HOST`.
+    pub(crate) advertise_host: Option<String>,
 }
 
 /// Makes events: fresh ids, the time now. Clones share the running number.
@@ -161,6 +163,7 @@ impl<S: Settings> Context<S> {
             tasks: TaskTracker::new(),
             events: Events::new(),
             services: OnceLock::new(),
+            advertise_host: None,
         };
         (context, shutdown)
     }
@@ -179,7 +182,12 @@ impl<S: Settings> Context<S> {
     pub fn services(&self) -> crate::services::Services {
         let make = || {
             let policy = crate::services::CallPolicy::default();
-            crate::services::Services::on_bus(self.bus.clone(), policy, self.shutdown.clone())
+            crate::services::Services::on_bus(
+                self.bus.clone(),
+                policy,
+                self.advertise_host.clone(),
+                self.shutdown.clone(),
+            )
         };
         self.services.get_or_init(make).clone()
     }
@@ -189,6 +197,12 @@ impl<S: Settings> Context<S> {
     ///
     /// Request bodies are limited to 1 MiB; a route that needs more sets its own `DefaultBodyLimit`.
     pub fn serve(&self, routes: axum::Router) {
+        self.serve_behind(routes, |pages| pages);
+    }
+
+    /// The same with something in front of all pages, `/healthz`, `/readyz` and `/metrics` too: a layer that may
+    /// answer before them.
+    pub fn serve_behind(&self, routes: axum::Router, front: impl FnOnce(axum::Router) -> axum::Router) {
         let copy = self.listener.as_fd().try_clone_to_owned().and_then(|copy| {
             // Non-blocking already: the copy shares the listener's mode.
             TcpListener::from_std(std::net::TcpListener::from(copy))
@@ -202,7 +216,8 @@ impl<S: Settings> Context<S> {
             }
         };
         let (health, metrics, shutdown) = (self.health.clone(), self.metrics.clone(), self.shutdown.clone());
-        let serving = http::serve(listener, routes, health, metrics, shutdown.clone());
+        let pages = front(http::pages(routes, health, metrics));
+        let serving = http::serve(listener, pages, shutdown.clone());
         self.tasks.spawn(async move {
             let mut serving = std::pin::pin!(serving);
             tokio::select! {

@@ -59,20 +59,18 @@ struct Pages {
 }
 
 /// Serves until shutdown; open requests are finished.
-pub(crate) async fn serve(
-    listener: TcpListener,
-    routes: Router,
-    health: Health,
-    metrics: prometheus::Registry,
-    shutdown: CancellationToken,
-) {
+pub(crate) async fn serve(listener: TcpListener, pages: Router, shutdown: CancellationToken) {
+    connections::serve(listener, pages, Limits::default(), shutdown).await;
+}
+
+/// The pages that every module has, before its own routes.
+pub(crate) fn pages(routes: Router, health: Health, metrics: prometheus::Registry) -> Router {
     let own = Router::new()
         .route("/healthz", get(|| async { Json(json!({"alive": true})) }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics_page))
         .with_state(Pages { health, metrics });
-    let pages = own.fallback_service(routes).layer(DefaultBodyLimit::max(BODY_LIMIT));
-    connections::serve(listener, pages, Limits::default(), shutdown).await;
+    own.fallback_service(routes).layer(DefaultBodyLimit::max(BODY_LIMIT))
 }
 
 async fn readyz(State(pages): State<Pages>) -> (StatusCode, Json<Value>) {

@@ -1,11 +1,11 @@
-//! Addresses without their passwords, for the log and the twin.
+//! Addresses without their passwords, and fields without their secrets, for the log and the twin.
 
 use std::borrow::Cow;
 
 use serde_json::Value;
 
-/// What stands in place of `user:password`.
-const HIDDEN: &str = "***";
+/// What stands in place of `user:password`, or of a secret.
+pub(crate) const HIDDEN: &str = "***";
 
 /// The text without what is before the `@` of any address (`scheme://user:password@host`) in it.
 pub(crate) fn text(text: &str) -> Cow<'_, str> {
@@ -30,13 +30,25 @@ pub(crate) fn text(text: &str) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
-/// The value with all its texts so.
+/// Does a field (or variable) of this name hold a secret?
+pub(crate) fn is_secret(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    name.ends_with("token") || name.contains("password") || name.contains("secret")
+}
+
+/// The value of a field: hidden where its name says that it is a secret. That none is set is no secret.
+pub(crate) fn field(name: &str, value: &Value) -> Value {
+    let empty = value.is_null() || value.as_str().is_some_and(str::is_empty);
+    if is_secret(name) && !empty { Value::String(HIDDEN.to_owned()) } else { self::value(value) }
+}
+
+/// The value with all its texts and fields so.
 pub(crate) fn value(value: &Value) -> Value {
     match value {
         Value::String(inner) => Value::String(text(inner).into_owned()),
         Value::Array(items) => Value::Array(items.iter().map(self::value).collect()),
         Value::Object(fields) => {
-            Value::Object(fields.iter().map(|(name, inner)| (name.clone(), self::value(inner))).collect())
+            Value::Object(fields.iter().map(|(name, inner)| (name.clone(), field(name, inner))).collect())
         }
         Value::Null | Value::Bool(_) | Value::Number(_) => value.clone(),
     }
@@ -58,6 +70,13 @@ mod tests {
             check(plain, plain);
         }
         let nested = json!({"a": ["x://u:p@h", 1], "b": {"c": "x://u:p@h/"}, "d": null});
+        let secrets =
+            json!({"api_token": "t", "a": [{"Password": 7, "user": "u"}], "client_secret_2": ["x"]});
+        let shown =
+            json!({"api_token": "***", "a": [{"Password": "***", "user": "u"}], "client_secret_2": "***"});
+        assert_eq!(value(&secrets), shown);
+        let unset = json!({"api_token": "", "password": null, "tokens": 3});
+        assert_eq!(value(&unset), unset);
         assert_eq!(value(&nested), json!({"a": ["x://***@h", 1], "b": {"c": "x://***@h/"}, "d": null}));
     }
 }

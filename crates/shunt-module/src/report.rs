@@ -66,7 +66,7 @@ pub(crate) fn report<S: Settings>(
             }
             Outcome::InProgress | Outcome::Applied => below(layers, field),
         };
-        report.insert(field.to_owned(), acknowledgement(&value, code, version, &text));
+        report.insert(field.to_owned(), acknowledgement(field, &value, code, version, &text));
     }
     if let Outcome::Refused(problems) = outcome {
         for (field, value) in &desired.properties {
@@ -94,9 +94,11 @@ fn below<S: Settings>(layers: &Layers<S>, field: &str) -> (u16, u64, String) {
     (203, 0, text)
 }
 
-fn acknowledgement(value: &Value, code: u16, version: u64, text: &str) -> Value {
+fn acknowledgement(field: &str, value: &Value, code: u16, version: u64, text: &str) -> Value {
     match check_value(value, 0) {
-        Ok(()) => json!({"value": redact::value(value), "ac": code, "av": version, "ad": shorten(text)}),
+        Ok(()) => {
+            json!({"value": redact::field(field, value), "ac": code, "av": version, "ad": shorten(text)})
+        }
         Err(reason) => {
             let text = format!("{text} (the value cannot be reported: {reason})");
             json!({"ac": code, "av": version, "ad": shorten(&text)})
@@ -261,7 +263,7 @@ mod tests {
         assert!(check_value(&json!(1e30), 0).is_ok());
         let deep = (0..9).fold(json!(1), |inner, _| json!({"a": inner}));
         assert!(check_value(&deep, 0).is_err());
-        let answer = acknowledgement(&json!({"front.door": 1}), 203, 0, "default");
+        let answer = acknowledgement("x", &json!({"front.door": 1}), 203, 0, "default");
         assert_eq!(answer["value"], Value::Null);
         assert!(answer["ad"].as_str().unwrap().contains("cannot be reported"), "{answer}");
     }
@@ -270,7 +272,7 @@ mod tests {
     fn a_report_beyond_edgehub_s_limit_loses_its_largest_values_only() {
         let mut report = Map::new();
         for name in 0..10 {
-            let answer = acknowledgement(&json!("x".repeat(3_500 + name)), 200, 1, "applied");
+            let answer = acknowledgement("x", &json!("x".repeat(3_500 + name)), 200, 1, "applied");
             report.insert(format!("field{name}"), answer);
         }
         shrink(&mut report);

@@ -26,7 +26,10 @@ use hyper::body::Body as _;
 use serde::{Serialize, de::DeserializeOwned};
 use shunt_bus::Bus;
 use shunt_wire::NameError;
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
 
 use connection::{Answer, Endpoint, Failure};
@@ -43,7 +46,8 @@ pub const TRACEPARENT: &str = "traceparent";
 pub struct CallPolicy {
     /// The longest time to make a connection.
     pub connect: Duration,
-    /// The longest time from the call to the head of the answer: finding, connecting, sending, all tries.
+    /// The longest time from the call to the head of the answer: connecting, sending, all tries. Before it, finding
+    /// the app and waiting for a place among the calls at the same time may take as long again.
     /// [`Services::get_json`] and [`Services::post_json`] must have the whole answer within it.
     pub answer: Duration,
     /// The longest time between two pieces of the answer's body.
@@ -62,13 +66,13 @@ pub struct CallPolicy {
 #[derive(Debug, Clone)]
 pub struct Services {
     directory: Arc<Directory>,
-    /// Most calls at the same time; when it is reached, new ones wait, within their own time limit.
+    /// Most calls at the same time to all apps; when it is reached, new ones wait.
     places: Arc<Semaphore>,
     policy: Arc<CallPolicy>,
 }
 
-/// Most calls at the same time.
-const CALLS: usize = 512;
+/// Most calls at the same time to all apps. Each app has far fewer.
+const CALLS: usize = 1024;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -98,6 +102,24 @@ pub enum CallError {
     Offline {
         /// The app.
         app: String,
+    },
+    /// It tells a host that is neither its name nor where this module is itself.
+    #[error(
+        "the app {app:?} tells on the bus that it is at {address}, which is not taken from there: set its address"
+    )]
+    Foreign {
+        /// The app.
+        app: String,
+        /// What it tells.
+        address: String,
+    },
+    /// As many calls as allowed are in work already, and none of them ended in time. Nothing was sent.
+    #[error("the app {app:?} was not called: for {limit:?} there were too many calls at the same time")]
+    Busy {
+        /// The app.
+        app: String,
+        /// The limit.
+        limit: Duration,
     },
     /// Nobody listens, or the way is blocked.
     #[error("the app {app:?} cannot be reached at {address}: {source}")]
@@ -200,15 +222,19 @@ impl Services {
     /// Calls by name in the network and by [`Services::set_addresses`] only; for programs without a bus.
     pub fn new(policy: CallPolicy) -> Self {
         Self {
-            directory: Arc::new(Directory::new(true)),
+            directory: Arc::new(Directory::new(true, None)),
             places: Arc::new(Semaphore::new(CALLS)),
             policy: Arc::new(policy),
         }
     }
 
     /// Calls by presence on this bus first. A task watches it until shutdown.
-    pub fn on_bus(bus: Bus, policy: CallPolicy, shutdown: CancellationToken) -> Self {
-        let services = Self { directory: Arc::new(Directory::new(false)), ..Self::new(policy) };
+    ///
+    /// Of the hosts that modules tell there, only a module's own name is taken, and `beside`: the host under which this
+    /// module itself is reached (`SHUNT_ADVERTISE_HOST`), for modules that run beside it on one machine. An app at any
+    /// other host must be set with [`Services::set_addresses`].
+    pub fn on_bus(bus: Bus, policy: CallPolicy, beside: Option<String>, shutdown: CancellationToken) -> Self {
+        let services = Self { directory: Arc::new(Directory::new(false, beside)), ..Self::new(policy) };
         tokio::spawn(directory::watch(Arc::clone(&services.directory), bus, shutdown));
         services
     }
@@ -243,9 +269,21 @@ impl Services {
     ///
     /// Its own headers apart, it is for the caller to leave out what belongs to one connection only.
     pub async fn call(&self, app: &str, request: Request<Body>) -> Result<Response<Body>, CallError> {
-        match timeout(self.policy.answer, self.call_until(app, request)).await {
+        let limit = self.policy.answer;
+        let place = async {
+            let endpoint = self.directory.find(app).await?;
+            // The semaphores are never closed.
+            let own = Arc::clone(&endpoint.places).acquire_owned().await.ok();
+            let all = Arc::clone(&self.places).acquire_owned().await.ok();
+            let busy = || CallError::Busy { app: app.to_owned(), limit };
+            Ok::<_, CallError>((endpoint, [own.ok_or_else(busy)?, all.ok_or_else(busy)?]))
+        };
+        // Not the app's time: it has not been asked yet.
+        let placed = timeout(limit, place).await;
+        let (endpoint, places) = placed.map_err(|_| CallError::Busy { app: app.to_owned(), limit })??;
+        match timeout(limit, self.call_until(app, endpoint, places, request)).await {
             Ok(result) => result,
-            Err(_) => Err(CallError::TimedOut { app: app.to_owned(), limit: self.policy.answer }),
+            Err(_) => Err(CallError::TimedOut { app: app.to_owned(), limit }),
         }
     }
 
@@ -299,10 +337,13 @@ impl Services {
         serde_json::from_slice(&body).map_err(|source| CallError::Json { app: app.to_owned(), source })
     }
 
-    async fn call_until(&self, app: &str, mut request: Request<Body>) -> Result<Response<Body>, CallError> {
-        // The semaphore is never closed.
-        let place = Arc::clone(&self.places).acquire_owned().await.ok();
-        let endpoint = self.directory.find(app).await?;
+    async fn call_until(
+        &self,
+        app: &str,
+        endpoint: Arc<Endpoint>,
+        places: [OwnedSemaphorePermit; 2],
+        mut request: Request<Body>,
+    ) -> Result<Response<Body>, CallError> {
         prepare(&mut request, &endpoint);
         let again = Again::of(&request);
         let mut tries = 0;
@@ -311,7 +352,7 @@ impl Services {
                 Ok((response, line)) => {
                     let pause = self.policy.pause;
                     return Ok(
-                        response.map(|body| Body::new(Answer::new(body, line, endpoint, place, pause)))
+                        response.map(|body| Body::new(Answer::new(body, line, endpoint, places, pause)))
                     );
                 }
                 Err(failure) => failure,
@@ -369,7 +410,12 @@ fn prepare(request: &mut Request<Body>, endpoint: &Endpoint) {
         *request.uri_mut() = path.map_or_else(Uri::default, Uri::from);
     }
     *request.version_mut() = hyper::Version::HTTP_11;
+    // Without it, a body of unknown length would be left out with verbs that have none as a rule (GET).
+    let unknown = request.body().size_hint().exact().is_none();
     let headers = request.headers_mut();
+    if unknown && !headers.contains_key(header::CONTENT_LENGTH) {
+        headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
     headers.insert(header::HOST, endpoint.host().clone());
     trace::pass_on(headers);
 }

@@ -168,6 +168,9 @@ impl<S: Settings> Layers<S> {
             if !self.fields.contains(field) {
                 problems.note(field, self.fields.unknown());
             } else if let Err(error) = single::<S>(&self.defaults, field, value.clone()) {
+                // The reader's words quote the value.
+                let error =
+                    if redact::is_secret(field) { "it cannot be read".to_owned() } else { error.to_string() };
                 problems.note(field, format!("{error}; allowed is {}", self.fields.allowed(field)));
             } else {
                 merged.insert(field.clone(), value.clone());

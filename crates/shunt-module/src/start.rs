@@ -131,7 +131,7 @@ where
         .collect();
     let (log, bad) = logging::start(&environment);
     // One thread waits and passes on; heavy work has threads of its own. With more of them each message wakes threads
-    // that find nothing to do, which costs more than the message (`docs/decisions/0014-one-async-thread.md`).
+    // that find nothing to do, which costs more than the message (`docs/decisions/0013-one-async-thread.md`).
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
@@ -204,11 +204,12 @@ where
         }
     };
     let port = listener.local_addr().map(|address| address.port()).ok();
+    let advertise_host = start.advertise_host;
     let presence = Presence {
         online: true,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         port,
-        host: start.advertise_host,
+        host: advertise_host.clone(),
     };
     let bus = BusOptions {
         tls: start.bus_tls,
@@ -265,6 +266,7 @@ where
         tasks: TaskTracker::new(),
         events: Events::new(),
         services: std::sync::OnceLock::new(),
+        advertise_host,
     };
     let tasks = context.tasks.clone();
     own.spawn(watch_bus(bus.clone(), health.clone(), shutdown.clone()));
@@ -337,7 +339,8 @@ fn verdict(result: anyhow::Result<()>) -> u8 {
 
 fn refuse(bad: &[BadVariable]) -> u8 {
     for BadVariable { variable, value, rule } in bad {
-        let (value, rule) = (redact::text(value), redact::text(rule));
+        let rule = redact::text(rule);
+        let value = if redact::is_secret(variable) { redact::HIDDEN.into() } else { redact::text(value) };
         tracing::error!(variable, %value, %rule, "A setting is not usable.");
     }
     tracing::error!(count = bad.len(), code = UNUSABLE, "The module cannot start with these settings.");

@@ -5,6 +5,7 @@
 
 use std::{
     io,
+    net::IpAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -23,7 +24,7 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::{
     net::{TcpStream, lookup_host},
-    sync::OwnedSemaphorePermit,
+    sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, timeout},
 };
 
@@ -32,8 +33,22 @@ use crate::patience::Patience;
 
 /// Most connections kept for one app that nobody uses now; one that comes back beyond them is closed.
 const KEPT: usize = 32;
-/// How long a connection is kept unused: shorter than any server closes it (ours after 30 s).
-const KEEP: Duration = Duration::from_secs(15);
+/// How long a connection is kept unused: shorter than servers do by default (Node's and uvicorn 5 s, ours 30 s), so
+/// that no request goes off on one that is just being closed.
+const KEEP: Duration = Duration::from_secs(4);
+
+/// Which addresses a host may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// Any: a person set it.
+    Any,
+    /// Those of other machines or containers in the network, not our own or those of a link alone (as that of a
+    /// cloud's metadata).
+    Network,
+}
+
+/// Most calls to one app at the same time.
+const CALLS: usize = 64;
 
 /// Where an app is, and the connections to it that nobody uses now.
 #[derive(Debug)]
@@ -41,6 +56,9 @@ pub(super) struct Endpoint {
     app: String,
     authority: Authority,
     host: HeaderValue,
+    reach: Reach,
+    /// So that an app that hangs does not take the places of the others. When it has all of its own, new calls wait.
+    pub(super) places: Arc<Semaphore>,
     /// The one used last is taken first. Bounded by [`KEPT`].
     kept: Mutex<Vec<(Line, Instant)>>,
 }
@@ -68,18 +86,19 @@ pub(super) struct Answer {
     body: Incoming,
     line: Option<Line>,
     endpoint: Arc<Endpoint>,
-    /// The call's place among those at the same time.
-    _place: Option<OwnedSemaphorePermit>,
+    /// The call's places among those at the same time.
+    _places: [OwnedSemaphorePermit; 2],
     patience: Patience,
 }
 
 // === impl Endpoint ===
 
 impl Endpoint {
-    pub(super) fn new(app: &str, authority: Authority) -> Self {
+    pub(super) fn new(app: &str, authority: Authority, reach: Reach) -> Self {
         // An authority holds nothing that a header may not.
         let host = HeaderValue::from_str(authority.as_str()).unwrap_or(HeaderValue::from_static("localhost"));
-        Self { app: app.to_owned(), authority, host, kept: Mutex::default() }
+        let places = Arc::new(Semaphore::new(CALLS));
+        Self { app: app.to_owned(), authority, host, reach, places, kept: Mutex::default() }
     }
 
     pub(super) fn authority(&self) -> &Authority {
@@ -143,6 +162,11 @@ impl Endpoint {
             })?;
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         for address in addresses {
+            if !self.reach.allows(address.ip()) {
+                let why = "its name leads to an address that only the setting of its own address may name";
+                last = io::Error::new(io::ErrorKind::PermissionDenied, why);
+                continue;
+            }
             match TcpStream::connect(address).await {
                 Ok(stream) => return Line::open(stream).await.map_err(|error| self.refused(error)),
                 Err(error) => last = error,
@@ -170,9 +194,30 @@ impl Endpoint {
 
     fn keep(&self, line: Line) {
         let mut kept = self.kept.lock();
+        kept.retain(|(_, since)| since.elapsed() < KEEP);
         if kept.len() < KEPT {
             kept.push((line, Instant::now()));
         }
+    }
+}
+
+// === impl Reach ===
+
+impl Reach {
+    fn allows(self, address: IpAddr) -> bool {
+        let near = match address.to_canonical() {
+            IpAddr::V4(v4) => {
+                v4.is_loopback()
+                    || v4.is_link_local()
+                    || v4.is_unspecified()
+                    || v4.is_multicast()
+                    || v4.is_broadcast()
+            }
+            IpAddr::V6(v6) => {
+                v6.is_loopback() || v6.is_unicast_link_local() || v6.is_unspecified() || v6.is_multicast()
+            }
+        };
+        self == Self::Any || !near
     }
 }
 
@@ -224,11 +269,11 @@ impl Answer {
         body: Incoming,
         line: Line,
         endpoint: Arc<Endpoint>,
-        place: Option<OwnedSemaphorePermit>,
+        places: [OwnedSemaphorePermit; 2],
         pause: Duration,
     ) -> Self {
         let mut answer =
-            Self { body, line: Some(line), endpoint, _place: place, patience: Patience::new(pause) };
+            Self { body, line: Some(line), endpoint, _places: places, patience: Patience::new(pause) };
         // Nobody asks an empty body for its end.
         if answer.body.is_end_stream() {
             answer.give_back();
@@ -283,5 +328,23 @@ impl HttpBody for Answer {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_alone_leads_to_no_address_of_this_machine_or_of_one_link() {
+        let near =
+            ["127.0.0.1", "169.254.169.254", "0.0.0.0", "::1", "fe80::1", "::ffff:127.0.0.1", "224.0.0.1"];
+        for address in near {
+            let address = address.parse().unwrap();
+            assert!(!Reach::Network.allows(address) && Reach::Any.allows(address), "{address}");
+        }
+        for address in ["172.18.0.5", "10.0.0.1", "fd00::5"] {
+            assert!(Reach::Network.allows(address.parse().unwrap()), "{address}");
+        }
     }
 }

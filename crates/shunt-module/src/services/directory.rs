@@ -16,7 +16,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{CallError, connection::Endpoint};
+use super::{
+    CallError,
+    connection::{Endpoint, Reach},
+};
 use crate::default_port;
 
 /// Most modules remembered; one more is passed over. A device has a few dozens at most.
@@ -43,6 +46,8 @@ pub struct ModuleState {
 
 #[derive(Debug)]
 pub(super) struct Directory {
+    /// The one host besides their own names that modules may tell: that of this module itself.
+    beside: Option<String>,
     known: RwLock<Known>,
     /// Has the bus told of everybody who was there when we came?
     settled: watch::Sender<bool>,
@@ -51,7 +56,8 @@ pub(super) struct Directory {
 #[derive(Debug, Default)]
 struct Known {
     set: HashMap<String, Arc<Endpoint>>,
-    present: BTreeMap<String, (ModuleState, Arc<Endpoint>)>,
+    /// Without an endpoint where the host that it tells is not taken.
+    present: BTreeMap<String, (ModuleState, Option<Arc<Endpoint>>)>,
     /// Bounded by [`NAMES`].
     named: HashMap<String, Arc<Endpoint>>,
 }
@@ -59,8 +65,8 @@ struct Known {
 // === impl Directory ===
 
 impl Directory {
-    pub(super) fn new(settled: bool) -> Self {
-        Self { known: RwLock::default(), settled: watch::Sender::new(settled) }
+    pub(super) fn new(settled: bool, beside: Option<String>) -> Self {
+        Self { beside, known: RwLock::default(), settled: watch::Sender::new(settled) }
     }
 
     pub(super) fn set_addresses<'a>(
@@ -82,7 +88,8 @@ impl Directory {
             .into_iter()
             .map(|(app, authority)| {
                 let same = kept.get(&app).filter(|endpoint| *endpoint.authority() == authority);
-                let endpoint = same.cloned().unwrap_or_else(|| Arc::new(Endpoint::new(&app, authority)));
+                let endpoint =
+                    same.cloned().unwrap_or_else(|| Arc::new(Endpoint::new(&app, authority, Reach::Any)));
                 (app, endpoint)
             })
             .collect();
@@ -121,8 +128,11 @@ impl Directory {
             return Some(Ok(Arc::clone(endpoint)));
         }
         if let Some((state, endpoint)) = known.present.get(app) {
-            let offline = || CallError::Offline { app: app.to_owned() };
-            return Some(if state.online { Ok(Arc::clone(endpoint)) } else { Err(offline()) });
+            return Some(match endpoint {
+                _ if !state.online => Err(CallError::Offline { app: app.to_owned() }),
+                Some(endpoint) => Ok(Arc::clone(endpoint)),
+                None => Err(CallError::Foreign { app: app.to_owned(), address: state.address.clone() }),
+            });
         }
         known.named.get(app).map(|endpoint| Ok(Arc::clone(endpoint)))
     }
@@ -131,15 +141,13 @@ impl Directory {
     /// of the outside world is no app.
     fn by_name(&self, app: &str) -> Result<Arc<Endpoint>, CallError> {
         app.parse::<Name>()?;
-        let plain = app.starts_with(|first: char| first.is_ascii_alphabetic())
-            && !app.contains('.')
-            && !app.eq_ignore_ascii_case("localhost");
-        let authority = if plain { format!("{app}:{}", default_port(app)).parse().ok() } else { None };
+        let authority =
+            if is_plain(app) { format!("{app}:{}", default_port(app)).parse().ok() } else { None };
         let authority = authority.ok_or_else(|| CallError::Unknown {
             app: app.to_owned(),
             why: "it is not the name of a module in the network".to_owned(),
         })?;
-        let endpoint = Arc::new(Endpoint::new(app, authority));
+        let endpoint = Arc::new(Endpoint::new(app, authority, Reach::Network));
         let mut known = self.known.write();
         if known.named.len() >= NAMES {
             known.named.clear();
@@ -151,6 +159,12 @@ impl Directory {
     fn note(&self, name: &str, presence: Presence) {
         let Presence { online, version, port, host } = presence;
         let host = host.unwrap_or_else(|| name.to_owned());
+        // Every module may write its own presence: with a host of its choice it would turn calls to where it likes.
+        let reach = if self.beside.as_ref() == Some(&host) {
+            Some(Reach::Any)
+        } else {
+            (host == name && is_plain(name)).then_some(Reach::Network)
+        };
         // An IPv6 address stands in brackets in an authority.
         let host = if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host };
         let address = format!("{host}:{}", port.unwrap_or_else(|| default_port(name)));
@@ -165,10 +179,10 @@ impl Directory {
             tracing::debug!(module = name, "There are too many modules to remember this one.");
             return;
         }
-        let same = known.present.get(name).map(|(_, endpoint)| Arc::clone(endpoint));
-        let endpoint = same
-            .filter(|endpoint| *endpoint.authority() == authority)
-            .unwrap_or_else(|| Arc::new(Endpoint::new(name, authority)));
+        let same = known.present.get(name).and_then(|(_, endpoint)| endpoint.clone());
+        let same = same.filter(|endpoint| *endpoint.authority() == authority);
+        let endpoint =
+            reach.map(|reach| same.unwrap_or_else(|| Arc::new(Endpoint::new(name, authority, reach))));
         let state = ModuleState { name: name.to_owned(), online, version, address };
         known.present.insert(name.to_owned(), (state, endpoint));
         drop(known);
@@ -181,6 +195,15 @@ impl Directory {
             self.note(envelope.source.as_str(), presence);
         }
     }
+}
+
+/// The name of a host in the network of the modules, not an address or a host of the outside world? The resolver may
+/// still ask in the search domains of the device: a dot at the end would stop it, but not every resolver in front of
+/// containers is known to take one.
+fn is_plain(name: &str) -> bool {
+    name.starts_with(|first: char| first.is_ascii_alphabetic())
+        && !name.contains('.')
+        && !name.eq_ignore_ascii_case("localhost")
 }
 
 /// Keeps the directory as the bus tells it.

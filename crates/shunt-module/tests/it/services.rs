@@ -114,7 +114,8 @@ fn presence(address: SocketAddr) -> Presence {
 
 fn on_bus(folder: &Path) -> Services {
     let options = BusOptions::new(format!("memory:{}", folder.display()), "caller".parse().unwrap());
-    Services::on_bus(Bus::open(options).unwrap(), policy(), CancellationToken::new())
+    let beside = Some("127.0.0.1".to_owned());
+    Services::on_bus(Bus::open(options).unwrap(), policy(), beside, CancellationToken::new())
 }
 
 #[tokio::test]
@@ -330,4 +331,51 @@ async fn an_answer_that_is_an_error_or_no_json_or_too_large_is_told() {
     assert!(matches!(error, CallError::Body { .. }), "{error}");
     let error = services.get_json::<Value>("app", "large").await.unwrap_err();
     assert!(matches!(error, CallError::Path { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_module_turns_no_call_to_a_host_of_its_choice() {
+    let folder = tempfile::tempdir().unwrap();
+    let services = on_bus(folder.path());
+    for (number, host) in ["169.254.169.254", "edgeHub", "example.org", "127.0.0.2"].into_iter().enumerate() {
+        let name = format!("liar{number}");
+        let presence = Presence { host: Some(host.to_owned()), ..presence(fresh_address().unwrap()) };
+        let _liar = present(folder.path(), &name, presence);
+        eventually(PATIENCE, || async { services.module(&name).is_some() }).await;
+        let error = services.get_json::<Value>(&name, "/").await.unwrap_err();
+        assert!(matches!(error, CallError::Foreign { .. }), "{host}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn an_app_that_hangs_takes_no_other_app_s_place() {
+    let (silent, _) = serve(Router::new().route("/", get(std::future::pending::<()>))).await;
+    let (quick, _) = serve(Router::new().route("/", get(|| async { Json(7) }))).await;
+    let services = Services::new(policy());
+    let (silent, quick) = (silent.to_string(), quick.to_string());
+    services.set_addresses([("silent", silent.as_str()), ("quick", quick.as_str())]).unwrap();
+    let mut hanging = tokio::task::JoinSet::new();
+    for _ in 0..600 {
+        let services = services.clone();
+        hanging.spawn(async move { services.get_json::<Value>("silent", "/").await });
+    }
+    // All of them have been polled.
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(services.get_json::<u8>("quick", "/").await.unwrap(), 7);
+    let hasty = services.with_policy(CallPolicy { answer: Duration::from_millis(50), ..policy() });
+    let error = hasty.call("silent", request(Method::GET, "/")).await.unwrap_err();
+    assert!(matches!(error, CallError::Busy { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_body_of_unknown_length_goes_along_with_any_verb() {
+    let (address, _) = serve(Router::new().fallback(any(|body: String| async { Json(body) }))).await;
+    let (sender, body) = pieces();
+    let asked = Request::get("/").body(body).unwrap();
+    sender.send(Bytes::from_static(b"query")).await.unwrap();
+    drop(sender);
+    let answer = at(address).call("app", asked).await.unwrap().into_body().collect().await.unwrap();
+    assert_eq!(answer.to_bytes(), "\"query\"");
 }
