@@ -25,6 +25,9 @@ use crate::{Gateway, problem::Problem};
 const APP_ID: &str = "dapr-app-id";
 /// Tells an app under which name it was called, as Dapr does.
 const CALLEE: HeaderName = HeaderName::from_static("dapr-callee-app-id");
+/// Tell an app who called it, as a Dapr sidecar does that knows its caller. We do not, and nobody may claim it.
+const CALLER: [HeaderName; 2] =
+    [HeaderName::from_static("dapr-caller-app-id"), HeaderName::from_static("dapr-caller-namespace")];
 /// The route's fixed beginning.
 const PREFIX: &str = "/v1.0/invoke/";
 /// How often a request may come by in all: apps that hand requests on may bring one twice, a circle brings it for ever.
@@ -120,6 +123,9 @@ async fn invoke(gateway: &Gateway, app: &str, mut request: Request) -> Response 
     let headers = request.headers_mut();
     drop_hop_by_hop(headers);
     headers.remove(header::EXPECT);
+    for name in [CALLEE].iter().chain(&CALLER) {
+        headers.remove(name);
+    }
     if let Ok(callee) = HeaderValue::from_str(app) {
         headers.insert(CALLEE, callee);
     }

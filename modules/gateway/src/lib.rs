@@ -108,7 +108,7 @@ impl Gateway {
             .merge(registry::routes(&self))
             .fallback(invoke::fallback)
             .method_not_allowed_fallback(invoke::fallback);
-        routes.layer(middleware::from_fn_with_state(self.clone(), door::guard)).with_state(self)
+        routes.with_state(self)
     }
 }
 
@@ -136,7 +136,8 @@ pub async fn run(mut context: Context<GatewaySettings>) -> anyhow::Result<()> {
         shutdown: context.shutdown.clone(),
         tasks: context.tasks.clone(),
     }));
-    context.serve(gateway.clone().routes());
+    let door = middleware::from_fn_with_state(gateway.clone(), door::guard);
+    context.serve_behind(gateway.clone().routes(), |pages| pages.layer(door));
     let mut deliveries = context.tasks.spawn(pubsub::run(gateway.clone()));
     loop {
         tokio::select! {

@@ -5,7 +5,11 @@
 //! all share. Two departures from Dapr, both stricter: the objects of one save are saved together or not at all, and
 //! an etag is never given twice.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use axum::{
     Json, Router,
@@ -341,12 +345,14 @@ async fn bulk(
     let desk = gateway.shelf.desk(&store, &headers)?;
     let request: BulkRequest = serde_json::from_slice(&whole(body)?).map_err(|error| unreadable(&error))?;
     few(request.keys.len())?;
-    let keys = request.keys.iter().map(|key| desk.key(key)).collect::<Result<Vec<_>, _>>()?;
+    // Each is answered once, however often it is asked for.
+    let asked = request.keys.into_iter().collect::<BTreeSet<_>>();
+    let keys = asked.iter().map(|key| desk.key(key)).collect::<Result<Vec<_>, _>>()?;
     let items = if keys.is_empty() { Ok(Vec::new()) } else { desk.store.get(keys).await };
     let items = items.map_err(|error| {
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "ERR_STATE_BULK_GET", error.to_string())
     })?;
-    Ok(Json(request.keys.into_iter().zip(items).map(|(key, item)| BulkItem::new(key, item)).collect()))
+    Ok(Json(asked.into_iter().zip(items).map(|(key, item)| BulkItem::new(key, item)).collect()))
 }
 
 async fn transaction(
@@ -418,8 +424,10 @@ impl BulkItem {
 
 /// The value as JSON. What another program wrote into Redis may be none; then it is a text.
 fn json_of(value: &[u8]) -> Option<Box<RawValue>> {
-    let text = String::from_utf8_lossy(value).into_owned();
-    RawValue::from_string(text.clone()).or_else(|_| serde_json::value::to_raw_value(&text)).ok()
+    match serde_json::from_slice::<&RawValue>(value) {
+        Ok(json) => Some(json.to_owned()),
+        Err(_) => serde_json::value::to_raw_value(&String::from_utf8_lossy(value)).ok(),
+    }
 }
 
 /// When it ends, RFC 3339.
@@ -494,7 +502,9 @@ fn few(count: usize) -> Result<(), Problem> {
 fn status_of(error: &StoreError) -> StatusCode {
     match error {
         StoreError::Mismatch(_) => StatusCode::CONFLICT,
-        StoreError::Full { .. } | StoreError::Unavailable(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        StoreError::Full { .. } | StoreError::TooMuch | StoreError::Unavailable(_) => {
+            StatusCode::INTERNAL_SERVER_ERROR
+        }
     }
 }
 

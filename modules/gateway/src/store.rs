@@ -20,6 +20,8 @@ pub(crate) use self::{redb::RedbStore, redis::RedisStore};
 pub(crate) const LONGEST_KEY: usize = 1024;
 /// The largest value in bytes.
 pub(crate) const LARGEST_VALUE: usize = 1024 * 1024;
+/// Most bytes of all values of one answer.
+pub(crate) const LARGEST_ANSWER: usize = 16 * 1024 * 1024;
 /// Most keys or operations of one request.
 pub(crate) const MOST_OPERATIONS: usize = 1000;
 /// Most stores: each keeps a file or a connection open.
@@ -47,7 +49,7 @@ pub enum StoreSettings {
 
 /// A store.
 pub(crate) trait StateStore: Send + Sync + fmt::Debug {
-    /// What is there under these keys, in their order.
+    /// What is there under these keys, in their order; refused where it is more than [`LARGEST_ANSWER`].
     fn get(&self, keys: Vec<String>) -> Answer<'_, Vec<Option<Item>>>;
 
     /// Does all of these, or none. Every etag is compared with what was there before.
@@ -106,6 +108,8 @@ pub(crate) enum StoreError {
     Mismatch(String),
     #[error("the store is full: {what} would be {size}, {max} are allowed")]
     Full { what: &'static str, size: u64, max: u64 },
+    #[error("the values have more than the {LARGEST_ANSWER} bytes of one answer; ask for fewer keys")]
+    TooMuch,
     #[error("{0}")]
     Unavailable(String),
 }

@@ -66,16 +66,21 @@ impl Post {
             headers.insert(TRACEPARENT, trace);
         }
         let app = subscription.app.as_str();
+        // Its time begins when there is a place for the call: waiting for one is not the app's fault.
         let whole = async {
             let response = self.services.call(app, request).await?;
             let status = response.status();
-            let body = Limited::new(response.into_body(), LARGEST).collect().await;
-            Ok::<_, CallError>((status, body.map(Collected::to_bytes).unwrap_or_default()))
+            let body = timeout(self.limit, Limited::new(response.into_body(), LARGEST).collect()).await;
+            Ok::<_, CallError>(body.map(|body| (status, body.map(Collected::to_bytes).unwrap_or_default())))
         };
-        match timeout(self.limit, whole).await {
+        match whole.await.map_or_else(|error| Ok(Err(error)), |answer| answer.map(Ok)) {
             Ok(Ok((status, body))) => Verdict::of(status, &body),
             Ok(Err(
-                error @ (CallError::Unknown { .. } | CallError::Offline { .. } | CallError::Refused { .. }),
+                error @ (CallError::Unknown { .. }
+                | CallError::Foreign { .. }
+                | CallError::Offline { .. }
+                | CallError::Refused { .. }
+                | CallError::Busy { .. }),
             )) => Verdict::Away(error.to_string()),
             Ok(Err(error)) => Verdict::Failed(error.to_string()),
             Err(_) => Verdict::Failed(format!("no answer within {:?}", self.limit)),

@@ -17,7 +17,7 @@ use redb::{
 };
 use tokio::sync::Semaphore;
 
-use super::{Answer, Change, Item, Operation, StateStore, StoreError};
+use super::{Answer, Change, Item, LARGEST_ANSWER, Operation, StateStore, StoreError};
 
 /// Key to record: etag, when it expires (0: never), both 8 bytes little-endian, then the value.
 const STATE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("state");
@@ -96,9 +96,13 @@ impl StateStore for RedbStore {
                 Err(TableError::TableDoesNotExist(_)) => return Ok(vec![None; keys.len()]),
                 Err(error) => return Err(error.into()),
             };
+            let mut room = LARGEST_ANSWER;
             let item = |key: &String| {
-                let record = table.get(key.as_str())?.map(|value| Record::read(value.value()));
-                Ok(record.filter(|record| record.lives_at(now)).map(Item::from))
+                let Some(value) = table.get(key.as_str())? else { return Ok(None) };
+                let size = value.value().len().saturating_sub(HEAD);
+                room = room.checked_sub(size).ok_or(Failure::Answer(StoreError::TooMuch))?;
+                let record = Record::read(value.value());
+                Ok(record.lives_at(now).then(|| Item::from(record)))
             };
             keys.iter().map(item).collect()
         }))

@@ -9,13 +9,18 @@ use std::{
 };
 
 use bytes::Bytes;
-use redis::{AsyncConnectionConfig, Client, RedisError, Script, aio::MultiplexedConnection};
+use redis::{
+    AsyncConnectionConfig, Client, IntoConnectionInfo, RedisError, Script, aio::MultiplexedConnection,
+    io::tcp::TcpSettings,
+};
 use tokio::sync::Mutex;
 
-use super::{Answer, Change, Condition, Item, Operation, StateStore, StoreError};
+use super::{Answer, Change, Condition, Item, LARGEST_ANSWER, Operation, StateStore, StoreError};
 
 /// The longest wait for a connection, and for an answer.
 const LIMIT: Duration = Duration::from_secs(5);
+/// Most keys asked for at once, so that what is too much for an answer does not lie in memory first.
+const AT_ONCE: usize = 16;
 /// The key of the last version given. One for all keys, so that a key that was removed and made again is not taken
 /// for the old one.
 const VERSION: &str = "shunt||version";
@@ -68,7 +73,9 @@ impl RedisStore {
             let problem = "TLS to a state store is not built in; use redis:// or redis+unix://";
             return Err(StoreError::Unavailable(problem.to_owned()));
         }
-        let client = Client::open(url).map_err(|error| unavailable(&error))?;
+        let info = url.into_connection_info().map_err(|error| unavailable(&error))?;
+        let info = info.set_tcp_settings(TcpSettings::default().set_nodelay(true));
+        let client = Client::open(info).map_err(|error| unavailable(&error))?;
         Ok(Self { client, connection: Mutex::new(None) })
     }
 
@@ -95,8 +102,20 @@ impl RedisStore {
     }
 
     async fn read(&self, keys: Vec<String>) -> Result<Vec<Option<Item>>, StoreError> {
+        let (mut items, mut size) = (Vec::with_capacity(keys.len()), 0);
+        for some in keys.chunks(AT_ONCE) {
+            items.extend(self.read_some(some).await?);
+            size += items.iter().rev().take(some.len()).flatten().map(|item| item.value.len()).sum::<usize>();
+            if size > LARGEST_ANSWER {
+                return Err(StoreError::TooMuch);
+            }
+        }
+        Ok(items)
+    }
+
+    async fn read_some(&self, keys: &[String]) -> Result<Vec<Option<Item>>, StoreError> {
         let mut pipe = redis::pipe();
-        for key in &keys {
+        for key in keys {
             pipe.hmget(key, &["data", "version"]).pttl(key);
         }
         let mut connection = self.connection().await?;

@@ -139,13 +139,23 @@ async fn headers_of_one_connection_and_the_gateway_s_own_are_not_passed_on() {
         .header("x-hop", "1")
         .header("te", "trailers")
         .header("proxy-authorization", "Basic x")
+        .header("dapr-caller-app-id", "somebody-else")
+        .header("dapr-caller-namespace", "elsewhere")
         .header("dapr-api-token", "secret")
         .send()
         .await
         .unwrap();
     assert!(!answer.headers().contains_key("x-secret"), "{:?}", answer.headers());
     let told: Value = answer.json().await.unwrap();
-    for name in ["connection", "x-hop", "te", "proxy-authorization", "dapr-api-token"] {
+    for name in [
+        "connection",
+        "x-hop",
+        "te",
+        "proxy-authorization",
+        "dapr-api-token",
+        "dapr-caller-app-id",
+        "dapr-caller-namespace",
+    ] {
         assert_eq!(header(&told, name), None, "{name}");
     }
     gateway.stop().await;
@@ -157,7 +167,7 @@ async fn an_app_may_be_named_by_a_header_or_by_user_and_password() {
     let address = echo().await;
     let gateway = Gateway::with_apps(folder.path(), &[("echo", address)]).await;
     // Also where the path is one of the gateway's own pages for devices.
-    for path in ["/orders/7?x=1", "/device/x", "/"] {
+    for path in ["/orders/7?x=1", "/device/x", "/", "/healthz", "/readyz", "/metrics"] {
         let answer = gateway.get(path).header("dapr-app-id", "echo").send().await.unwrap();
         let told: Value = answer.json().await.unwrap();
         assert_eq!(told["uri"], path);
@@ -416,6 +426,9 @@ async fn without_the_token_that_is_set_nothing_but_health_is_answered() {
     for path in ["/v1.0/healthz", "/v1.0/healthz/outbound"] {
         assert_eq!(gateway.get(path).send().await.unwrap().status(), 204);
     }
+    assert_eq!(gateway.get("/healthz").send().await.unwrap().status(), 200);
+    let answer = gateway.get("/healthz").header("dapr-app-id", "echo").send().await.unwrap();
+    assert_eq!(answer.status(), 401);
     gateway.stop().await;
 }
 

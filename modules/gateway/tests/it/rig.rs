@@ -45,8 +45,12 @@ pub(crate) fn memory(folder: &Path) -> String {
 /// The environment of a gateway: its data in this folder, and what more is given.
 pub(crate) fn environment(folder: &Path, bus: &str, more: &[(&str, &str)]) -> BTreeMap<String, String> {
     let folder = folder.display().to_string();
-    let own =
-        [("SHUNT_BUS_URL", bus), ("SHUNT_HTTP_LISTEN", "127.0.0.1:0"), ("SHUNT_DATA_DIR", folder.as_str())];
+    let own = [
+        ("SHUNT_BUS_URL", bus),
+        ("SHUNT_HTTP_LISTEN", "127.0.0.1:0"),
+        ("SHUNT_ADVERTISE_HOST", "127.0.0.1"),
+        ("SHUNT_DATA_DIR", folder.as_str()),
+    ];
     own.iter().chain(more).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 

@@ -61,3 +61,26 @@ async fn state_outlives_the_gateway() {
     assert_eq!(answer.text().await.unwrap(), r#"{"n":1}"#);
     gateway.stop().await;
 }
+
+#[tokio::test]
+async fn a_bulk_answer_tells_each_key_once_and_is_bounded() {
+    let folder = tempfile::tempdir().unwrap();
+    let gateway = Gateway::with_apps(folder.path(), &[]).await;
+    let value = "v".repeat(1_000_000);
+    for number in 0..20 {
+        let body = json!([{"key": format!("k{number}"), "value": value}]);
+        let saved = gateway.post("/v1.0/state/statestore").json(&body).send().await.unwrap();
+        assert_eq!(saved.status(), 204);
+    }
+    let bulk =
+        |keys: Vec<String>| gateway.post("/v1.0/state/statestore/bulk").json(&json!({"keys": keys})).send();
+    let answer = bulk(vec!["k1".to_owned(); 1000]).await.unwrap();
+    let items: Vec<serde_json::Value> = answer.json().await.unwrap();
+    assert_eq!(items.len(), 1);
+    assert_eq!(items[0]["data"], value);
+    let answer = bulk((0..20).map(|number| format!("k{number}")).collect()).await.unwrap();
+    let (status, code, message) = problem(answer).await;
+    assert_eq!((status, code.as_str()), (500, "ERR_STATE_BULK_GET"));
+    assert!(message.contains("ask for fewer keys"), "{message}");
+    gateway.stop().await;
+}
