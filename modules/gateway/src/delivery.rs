@@ -39,6 +39,8 @@ use crate::{
 /// What all lines work with.
 #[derive(Debug, Clone)]
 pub(crate) struct Desk {
+    /// The gateway's own name.
+    pub(crate) name: Name,
     pub(crate) bus: Bus,
     pub(crate) services: Services,
     pub(crate) keeper: Keeper,

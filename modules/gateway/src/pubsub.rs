@@ -217,6 +217,7 @@ pub(crate) async fn run(gateway: Gateway) -> anyhow::Result<()> {
     let (keeper, task) = Keeper::new(gateway.folder.clone(), tally.clone(), gateway.health.clone());
     let mut keeping = tokio::spawn(task.run());
     let desk = Desk {
+        name: gateway.name.clone(),
         bus: gateway.bus.clone(),
         services: gateway.apps.services().clone(),
         keeper: keeper.clone(),
@@ -467,7 +468,7 @@ impl Publication {
         let mut metadata = self.metadata.clone();
         metadata.extend(own.cloned().unwrap_or_default());
         let event = self.event(content_type, body, &metadata)?;
-        let envelope = event.envelope(&self.parsed.published_by(&self.app));
+        let envelope = event.envelope(&self.parsed.published_by(&gateway.name));
         let sending = gateway.bus.publish(envelope, self.delivery);
         // What is late is not even begun: it would be sent after it was told to have failed.
         let sent = if Instant::now() < until

@@ -292,7 +292,7 @@ impl Lane {
         if outcome == Outcome::DeadLetter
             && let Some(letters) = &subscription.dead_letter
         {
-            let topic = letters.published_by(&subscription.app);
+            let topic = letters.published_by(&self.desk.name);
             match self.desk.bus.publish(event.envelope(&topic), Delivery::Assured).await {
                 Ok(()) => return Some(outcome),
                 Err(PublishError::Closed) => return None,

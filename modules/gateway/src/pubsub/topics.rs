@@ -46,9 +46,10 @@ pub(crate) enum TopicError {
 // === impl DaprTopic ===
 
 impl DaprTopic {
-    /// The topic to publish on; `app` stands for a source that is not given.
-    pub(crate) fn published_by(&self, app: &Name) -> Topic {
-        Topic::new(self.kind.clone(), self.source.clone().unwrap_or_else(|| app.clone()))
+    /// The topic to publish on; the gateway's name stands for a source that is not given: under that the broker
+    /// lets it publish any kind that is nobody else's.
+    pub(crate) fn published_by(&self, gateway: &Name) -> Topic {
+        Topic::new(self.kind.clone(), self.source.clone().unwrap_or_else(|| gateway.clone()))
     }
 
     /// What a subscriber subscribes to.
@@ -102,14 +103,14 @@ mod tests {
 
     fn check(topic: &str, published: &str, filter: &str) {
         let parsed: DaprTopic = topic.parse().unwrap();
-        assert_eq!(parsed.published_by(&Name::from_static("shop")).to_string(), published);
+        assert_eq!(parsed.published_by(&Name::from_static("gateway")).to_string(), published);
         assert_eq!(parsed.filter().to_string(), filter);
         assert_eq!(parsed.to_string(), topic);
     }
 
     #[test]
     fn topics_of_one_and_of_two_levels_are_mapped() {
-        check("orders", "shunt/orders/shop", "shunt/orders/+");
+        check("orders", "shunt/orders/gateway", "shunt/orders/+");
         check("orders/north.1", "shunt/orders/north.1", "shunt/orders/north.1");
     }
 
