@@ -80,7 +80,8 @@ impl Apps {
             tracing::error!(%error, "The addresses of the apps were not taken up.");
         }
         let answer = Duration::from_secs_f64(settings.invoke_timeout_s.clamp(0.1, 3600.0));
-        let policy = CallPolicy { answer, ..CallPolicy::default() };
+        let pause = Duration::from_secs_f64(settings.invoke_pause_s.clamp(0.1, 86_400.0));
+        let policy = CallPolicy { answer, pause, ..CallPolicy::default() };
         *self.invoking.write() = Arc::new(self.services.with_policy(policy));
     }
 

@@ -22,6 +22,9 @@ pub struct GatewaySettings {
     pub max_body_bytes: u64,
     /// Seconds that an app may take until it begins to answer, 0.1 to 3600.
     pub invoke_timeout_s: f64,
+    /// Seconds that an app may be silent within its answer (a stream of events, say) before the call is broken off,
+    /// 0.1 to 86400.
+    pub invoke_pause_s: f64,
     /// What publish and subscribe go through, by name.
     pub pubsubs: BTreeMap<String, PubsubSettings>,
     /// Subscriptions besides those that apps declare at `/dapr/subscribe`.
@@ -45,6 +48,7 @@ impl Default for GatewaySettings {
             api_token: String::new(),
             max_body_bytes: 16 * 1024 * 1024,
             invoke_timeout_s: 60.0,
+            invoke_pause_s: 600.0,
             pubsubs: BTreeMap::from([("pubsub".to_owned(), PubsubSettings::default())]),
             subscriptions: Vec::new(),
             stores: StoreSettings::default_stores(),
@@ -83,6 +87,10 @@ impl Settings for GatewaySettings {
         if !(0.1..=3600.0).contains(&self.invoke_timeout_s) {
             let problem = format!("it is {}, but must be from 0.1 to 3600", self.invoke_timeout_s);
             problems.note("invoke_timeout_s", problem);
+        }
+        if !(0.1..=86_400.0).contains(&self.invoke_pause_s) {
+            let problem = format!("it is {}, but must be from 0.1 to 86400", self.invoke_pause_s);
+            problems.note("invoke_pause_s", problem);
         }
         crate::pubsub::check(self, problems);
         crate::state::check(self, problems);

@@ -3,6 +3,7 @@
 use std::{
     net::SocketAddr,
     pin::Pin,
+    sync::{Arc, Mutex},
     task::{Context, Poll},
     time::Duration,
 };
@@ -283,6 +284,28 @@ async fn an_app_that_cannot_answer_is_told_in_dapr_s_words() {
     ] {
         assert!(metrics.contains(count), "{count}: {metrics}");
     }
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn an_answer_that_falls_silent_is_broken_off_after_the_set_pause() {
+    let folder = tempfile::tempdir().unwrap();
+    let (sender, pieces) = mpsc::channel(1);
+    sender.send(Bytes::from_static(b"first")).await.unwrap();
+    let pieces = Arc::new(Mutex::new(Some(Pieces(pieces))));
+    let stream = get(move || {
+        let pieces = pieces.lock().unwrap().take();
+        async move { Body::new(pieces.unwrap()) }
+    });
+    let address = app(Router::new().route("/events", stream)).await;
+    let apps = [("news", address)];
+    let gateway = Gateway::with(folder.path(), &apps, &[("SHUNT_GATEWAY_INVOKE_PAUSE_S", "0.3")]).await;
+    let mut answer = gateway.get("/v1.0/invoke/news/method/events").send().await.unwrap();
+    assert_eq!(answer.chunk().await.unwrap().unwrap(), "first");
+    // The app holds its end open and says nothing more.
+    let broken = answer.chunk().await.unwrap_err();
+    assert!(!broken.is_timeout(), "{broken}");
+    drop(sender);
     gateway.stop().await;
 }
 
