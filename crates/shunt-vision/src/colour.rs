@@ -6,10 +6,13 @@ use crate::{Picture, PictureError};
 
 /// The picture in grey, by the weights of ITU-R BT.601 (0.299, 0.587, 0.114), rounded.
 pub fn to_grey(picture: &Picture) -> Picture {
+    grey_by(picture, |red, green, blue| luma([red, green, blue]))
+}
+
+/// A pixel in grey, by the weights of ITU-R BT.601, rounded.
+pub(crate) fn luma([red, green, blue]: [u8; 3]) -> u8 {
     // 19595 + 38470 + 7471 = 65536.
-    grey_by(picture, |red, green, blue| {
-        ((19_595 * u32::from(red) + 38_470 * u32::from(green) + 7_471 * u32::from(blue) + 0x8000) >> 16) as u8
-    })
+    ((19_595 * u32::from(red) + 38_470 * u32::from(green) + 7_471 * u32::from(blue) + 0x8000) >> 16) as u8
 }
 
 /// The picture in grey as gbaeke/emotion makes it: `R/4 + G/2 + B/4`, each divided as a whole number.

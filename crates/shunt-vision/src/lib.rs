@@ -4,6 +4,7 @@
 //!   header, before any pixel is decoded.
 //! - [`resize`], [`resize_region`], [`letterbox`], [`rotate`], [`fill`], [`blur`], [`draw_rect`], [`draw_text`]
 //!   work on a [`Picture`].
+//! - [`TensorPlan`] turns a picture, or a region of it, into the numbers that a model takes.
 //! - [`encode_jpeg`], [`encode_png`] write files.
 //! - [`faces`] turns a face finder's outputs into boxes; [`FaceTracker`] gives a face the same number as long as
 //!   it stays in view.
@@ -33,6 +34,7 @@ mod encode;
 pub mod faces;
 mod picture;
 mod resize;
+mod tensor;
 mod tracker;
 
 pub use colour::{fer_grey, to_grey, to_rgb, yuyv_to_rgb};
@@ -42,4 +44,5 @@ pub use encode::{EncodeError, encode_jpeg, encode_png};
 pub use picture::{Picture, PictureError, rotate};
 pub use resize::{Letterbox, letterbox, resize, resize_region};
 pub use shunt_wire::events::{PixelFormat, Rect};
+pub use tensor::{Colour, Fit, Layout, TensorError, TensorPlan, TensorValue};
 pub use tracker::{FaceTracker, TrackerOptions};

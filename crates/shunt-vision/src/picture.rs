@@ -1,6 +1,6 @@
 //! A picture in memory.
 
-use shunt_wire::events::PixelFormat;
+use shunt_wire::events::{PixelFormat, Rect};
 
 /// A picture: rows from the top, no padding.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,11 +32,8 @@ impl Picture {
     /// A picture from its pixels; refused where they are not as many as the measures say.
     pub fn new(width: u32, height: u32, format: PixelFormat, pixels: Vec<u8>) -> Result<Self, PictureError> {
         let picture = Self { width, height, format, pixels };
-        if picture.is_sound() {
-            return Ok(picture);
-        }
-        let bytes_per_pixel = format.bytes_per_pixel();
-        Err(PictureError { width, height, bytes_per_pixel, bytes: picture.pixels.len() })
+        picture.check()?;
+        Ok(picture)
     }
 
     /// A black picture.
@@ -57,6 +54,24 @@ impl Picture {
             .checked_mul(self.height as usize)
             .and_then(|pixels| pixels.checked_mul(self.format.bytes_per_pixel()));
         size == Some(self.pixels.len())
+    }
+
+    /// Are there as many pixels as the measures say? If not, the error says how many there are.
+    pub fn check(&self) -> Result<(), PictureError> {
+        if self.is_sound() {
+            return Ok(());
+        }
+        Err(PictureError {
+            width: self.width,
+            height: self.height,
+            bytes_per_pixel: self.format.bytes_per_pixel(),
+            bytes: self.pixels.len(),
+        })
+    }
+
+    /// All of it, as a rectangle in its own pixels.
+    pub fn area(&self) -> Rect {
+        Rect { x: 0.0, y: 0.0, width: self.width as f32, height: self.height as f32 }
     }
 
     /// Bytes of one row.

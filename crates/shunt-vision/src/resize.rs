@@ -4,15 +4,24 @@ use std::cell::RefCell;
 
 use fast_image_resize::{
     FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer,
-    images::{Image, ImageRef},
+    images::{CroppedImageMut, Image, ImageRef},
 };
 use shunt_wire::events::{PixelFormat, Rect};
 
 use crate::Picture;
 
+/// What resizing needs beside its source and its target.
+pub(crate) struct Bench {
+    /// Has buffers of its own: one row of the source for each row of the target.
+    pub(crate) resizer: Resizer,
+    /// For a result that is needed for a moment only.
+    pub(crate) pixels: Vec<u8>,
+}
+
 thread_local! {
     // Its buffers are used again for the next frame of this thread.
-    static RESIZER: RefCell<Resizer> = RefCell::new(Resizer::new());
+    pub(crate) static BENCH: RefCell<Bench> =
+        RefCell::new(Bench { resizer: Resizer::new(), pixels: Vec::new() });
 }
 
 /// The whole picture, made to this size (bilinear, averaged where it gets smaller).
@@ -20,71 +29,81 @@ pub fn resize(picture: &Picture, width: u32, height: u32) -> Picture {
     if (picture.width, picture.height) == (width, height) && picture.is_sound() {
         return picture.clone();
     }
-    let whole = Rect { x: 0.0, y: 0.0, width: picture.width as f32, height: picture.height as f32 };
-    resize_region(picture, whole, width, height)
+    resize_region(picture, picture.area(), width, height)
 }
 
 /// A part of the picture, made to this size. Where the part reaches beyond the picture, the result is black.
 /// A part that has no area, or is not a number, gives a black picture.
 pub fn resize_region(picture: &Picture, region: Rect, width: u32, height: u32) -> Picture {
     let mut result = Picture::black(width, height, picture.format);
-    let has_area = region.width > 0.0 && region.height > 0.0 && width > 0 && height > 0;
-    if !picture.is_sound() || !has_area {
-        return result;
-    }
-    let Some((left, columns)) = overlap(region.x, region.width, picture.width, width) else { return result };
-    let Some((top, rows)) = overlap(region.y, region.height, picture.height, height) else { return result };
+    BENCH.with_borrow_mut(|bench| {
+        resize_into(&mut bench.resizer, picture, region, region, (width, height), &mut result.pixels);
+    });
+    result
+}
+
+/// Writes a region of the picture, made to `size` (width and height), over `target`, which has as many bytes as
+/// that needs. Only the `shown` part of the region is put in, at its place; what is left is black.
+pub(crate) fn resize_into(
+    resizer: &mut Resizer,
+    picture: &Picture,
+    region: Rect,
+    shown: Rect,
+    size: (u32, u32),
+    target: &mut [u8],
+) {
+    let (width, height) = size;
+    let place = (picture.is_sound() && width > 0 && height > 0).then(|| {
+        let columns = overlap((region.x, region.width), (shown.x, shown.width), picture.width, width)?;
+        let rows = overlap((region.y, region.height), (shown.y, shown.height), picture.height, height)?;
+        Some((columns, rows))
+    });
+    let Some((columns, rows)) = place.flatten() else { return target.fill(0) };
     let format = match picture.format {
         PixelFormat::Rgb8 => PixelType::U8x3,
         PixelFormat::Grey8 => PixelType::U8,
     };
+    if (columns.length, rows.length) != size {
+        target.fill(0);
+    }
     let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear)).crop(
-        left.from,
-        top.from,
-        left.length,
-        top.length,
+        columns.source_from,
+        rows.source_from,
+        columns.source_length,
+        rows.source_length,
     );
-    let Ok(source) = ImageRef::new(picture.width, picture.height, &picture.pixels, format) else {
-        return result;
+    let mut run = || {
+        let source = ImageRef::new(picture.width, picture.height, &picture.pixels, format).ok()?;
+        let mut target = Image::from_slice_u8(width, height, &mut *target, format).ok()?;
+        let mut part =
+            CroppedImageMut::new(&mut target, columns.from, rows.from, columns.length, rows.length).ok()?;
+        resizer.resize(&source, &mut part, &options).ok()
     };
-    let run = |target: &mut Image<'_>| {
-        // The crop was cut to the picture above, so this can only fail by a mistake of ours; the result is black.
-        RESIZER.with_borrow_mut(|resizer| resizer.resize(&source, target, &options).is_ok())
-    };
-    if (columns.length, rows.length) == (width, height) {
-        if let Ok(mut target) = Image::from_slice_u8(width, height, &mut result.pixels, format) {
-            run(&mut target);
-        }
-        return result;
+    if run().is_none() {
+        // All measures were made to fit above, so this can only come from a mistake of ours.
+        target.fill(0);
     }
-    let mut inside = Image::new(columns.length, rows.length, format);
-    if run(&mut inside) {
-        paste(&mut result, inside.buffer(), columns, rows);
-    }
-    result
 }
 
-/// A stretch of the source, in its pixels.
-struct Stretch {
-    from: f64,
-    length: f64,
-}
-
-/// A stretch of the result, in whole pixels.
+/// A stretch of the source, in its pixels, and where it comes to lie in the result, in whole pixels.
 #[derive(Clone, Copy)]
-struct Span {
+struct Stretch {
+    source_from: f64,
+    source_length: f64,
     from: u32,
     length: u32,
 }
 
-/// Along one axis: the part of the region that is inside the source, and where it lies in the result.
-fn overlap(from: f32, length: f32, source: u32, target: u32) -> Option<(Stretch, Span)> {
-    let (from, length, source) = (f64::from(from), f64::from(length), f64::from(source));
-    if !from.is_finite() || !length.is_finite() {
+/// Along one axis: what is shown of the region (each its beginning and its length) and inside the source.
+fn overlap(region: (f32, f32), shown: (f32, f32), source: u32, target: u32) -> Option<Stretch> {
+    let (from, length, source) = (f64::from(region.0), f64::from(region.1), f64::from(source));
+    let (shown_from, shown_length) = (f64::from(shown.0), f64::from(shown.1));
+    if !from.is_finite() || !length.is_finite() || length <= 0.0 {
         return None;
     }
     let scale = f64::from(target) / length;
-    let (begin, end) = (from.max(0.0), (from + length).min(source));
+    let begin = from.max(shown_from).max(0.0);
+    let end = (from + length).min(shown_from + shown_length).min(source);
     // In whole pixels of the result, at least one, then back to the source, so that nothing is shifted.
     let first = ((begin - from) * scale).round();
     let last = ((end - from) * scale).round().min(f64::from(target));
@@ -93,23 +112,12 @@ fn overlap(from: f32, length: f32, source: u32, target: u32) -> Option<(Stretch,
     }
     let begin = (from + first / scale).clamp(0.0, source);
     let end = (from + last / scale).clamp(0.0, source);
-    (end > begin).then_some((
-        Stretch { from: begin, length: end - begin },
-        Span { from: first as u32, length: (last - first) as u32 },
-    ))
-}
-
-/// Copies rows into the picture.
-fn paste(picture: &mut Picture, part: &[u8], columns: Span, rows: Span) {
-    let bytes = picture.format.bytes_per_pixel();
-    let (row_bytes, part_bytes) = (picture.row_bytes(), columns.length as usize * bytes);
-    let offset = columns.from as usize * bytes;
-    let lines = picture.pixels.chunks_exact_mut(row_bytes.max(1)).skip(rows.from as usize);
-    for (line, part) in lines.zip(part.chunks_exact(part_bytes.max(1))) {
-        if let Some(place) = line.get_mut(offset..offset + part_bytes) {
-            place.copy_from_slice(part);
-        }
-    }
+    (end > begin).then_some(Stretch {
+        source_from: begin,
+        source_length: end - begin,
+        from: first as u32,
+        length: (last - first) as u32,
+    })
 }
 
 /// How a picture was fitted into a square: from the square's units (0 to 1) back to the picture's pixels.
