@@ -39,6 +39,7 @@ mod ack;
 mod backoff;
 pub mod bridge;
 pub mod clock;
+mod handle;
 mod inbox;
 mod link;
 mod local;

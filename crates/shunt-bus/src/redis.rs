@@ -17,12 +17,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use shunt_wire::{Envelope, TopicFilter};
-use tokio::{
-    runtime::Handle,
-    sync::{Notify, mpsc, oneshot},
-    time::{sleep, timeout},
-};
-use tokio_util::sync::CancellationToken;
+use tokio::{sync::oneshot, time::sleep};
 
 use crate::{
     PublishError, SubscribeError,
@@ -36,29 +31,14 @@ use self::session::Session;
 
 pub(crate) use self::socket::{Place, Server};
 
-/// Subscriptions on their way to the session: a handful at the start of a module. Full: the caller waits.
-const CONTROL_QUEUE: usize = 16;
 /// How long to wait before an event is offered again to a subscriber whose stream is full.
 const FULL_PAUSE: Duration = Duration::from_millis(50);
 
 /// The handle on the session's task.
 #[derive(Debug)]
-struct RedisLink {
-    common: Arc<Common>,
-    /// Bounded by the options' `queue`. Full: the event is refused, and counted as dropped.
-    fast: mpsc::Sender<Outgoing>,
-    /// Bounded by the options' `queue`. Full: the publisher waits.
-    assured: mpsc::Sender<AssuredPublish>,
-    control: mpsc::Sender<NewSubscriber>,
-    /// Acknowledgements are ready, or a subscriber's wish has changed.
-    wake: Arc<Notify>,
-    /// Cancelled: send what is queued, then say goodbye.
-    closing: CancellationToken,
-    /// Cancelled: stop at once.
-    end: CancellationToken,
-    /// Cancelled by the session when it is gone.
-    gone: CancellationToken,
-}
+struct RedisLink(Handle);
+
+type Handle = crate::handle::Handle<Outgoing, AssuredPublish>;
 
 /// An event as it is on the wire.
 #[derive(Debug, Clone)]
@@ -86,37 +66,16 @@ enum Published {
     Failed(PublishError),
 }
 
-/// A subscriber, and who waits for the broker's answer.
-#[derive(Debug)]
-struct NewSubscriber {
-    filter: TopicFilter,
-    inbox: Arc<Inbox>,
-    done: oneshot::Sender<Result<(), SubscribeError>>,
-}
-
 /// Starts a session with this server.
 pub(crate) fn open(
     server: Server,
     tls: Option<Tls>,
     common: &Arc<Common>,
-    runtime: &Handle,
+    runtime: &tokio::runtime::Handle,
 ) -> impl Link + use<> {
-    let (fast, fast_queue) = mpsc::channel(common.queue);
-    let (assured, assured_queue) = mpsc::channel(common.queue);
-    let (control, control_queue) = mpsc::channel(CONTROL_QUEUE);
-    let link = RedisLink {
-        common: Arc::clone(common),
-        fast,
-        assured,
-        control,
-        wake: Arc::default(),
-        closing: CancellationToken::new(),
-        end: CancellationToken::new(),
-        gone: CancellationToken::new(),
-    };
-    let queues = session::Queues { fast: fast_queue, assured: assured_queue, control: control_queue };
-    runtime.spawn(Session::new(server, tls, &link, queues).run());
-    link
+    let (handle, queues) = Handle::new(common);
+    runtime.spawn(Session::new(server, tls, &handle, queues).run());
+    RedisLink(handle)
 }
 
 /// The longest string that Redis may send us where an event may have so many bytes: data that is not JSON grows by a
@@ -146,13 +105,7 @@ impl Outgoing {
 
 impl Link for RedisLink {
     fn send_fast(&self, message: Message) -> Result<(), PublishError> {
-        if !self.common.is_connected() {
-            return Err(PublishError::Unavailable("the broker is not there"));
-        }
-        self.fast.try_send(Outgoing::new(message)?).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => PublishError::Unavailable("its queue is full"),
-            mpsc::error::TrySendError::Closed(_) => PublishError::Closed,
-        })
+        self.0.send_fast(|| Outgoing::new(message))
     }
 
     fn send_assured(&self, message: Message) -> Answer<'_, Result<(), PublishError>> {
@@ -161,7 +114,7 @@ impl Link for RedisLink {
             loop {
                 let (done, answer) = oneshot::channel();
                 let publish = AssuredPublish { message: message.clone(), done };
-                self.assured.send(publish).await.map_err(|_| PublishError::Closed)?;
+                self.0.send_assured(publish).await?;
                 match answer.await {
                     Ok(Published::Done) => return Ok(()),
                     Ok(Published::Failed(error)) => return Err(error),
@@ -175,39 +128,21 @@ impl Link for RedisLink {
                 }
                 tokio::select! {
                     () = sleep(FULL_PAUSE) => {}
-                    () = self.gone.cancelled() => return Err(PublishError::Closed),
+                    () = self.0.gone.cancelled() => return Err(PublishError::Closed),
                 }
             }
         })
     }
 
     fn subscribe(&self, filter: TopicFilter, inbox: Arc<Inbox>) -> Answer<'_, Result<(), SubscribeError>> {
-        Box::pin(async move {
-            let (done, answer) = oneshot::channel();
-            let sent = self.control.send(NewSubscriber { filter, inbox, done }).await;
-            sent.map_err(|_| SubscribeError::Closed)?;
-            answer.await.unwrap_or(Err(SubscribeError::Closed))
-        })
+        self.0.subscribe(filter, inbox)
     }
 
     fn look(&self) {
-        self.wake.notify_one();
+        self.0.look();
     }
 
     fn close(&self, limit: Duration) -> Answer<'_, ()> {
-        Box::pin(async move {
-            self.closing.cancel();
-            if timeout(limit, self.gone.cancelled()).await.is_err() {
-                tracing::warn!(?limit, "The bus could not send everything in time; it is closed now.");
-                self.end.cancel();
-                self.gone.cancelled().await;
-            }
-        })
-    }
-}
-
-impl Drop for RedisLink {
-    fn drop(&mut self) {
-        self.end.cancel();
+        self.0.close(limit)
     }
 }

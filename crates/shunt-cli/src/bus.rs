@@ -5,6 +5,7 @@
 //! publish by hand. A device grants them nothing.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -152,15 +153,19 @@ impl Place {
         let (name, lock) = free_identity(folder)?;
         let control = Control::new(&chain.control)?;
         control.add_module(&chain.device, name).await?;
-        let environment = control.environment(name).await?;
-        let workload = HubOptions::from_environment(&environment)?
-            .and_then(|options| options.workload())
-            .with_context(|| format!("the stand-in gives {name} no workload api"))?;
-        let certificate = workload.identity_certificate().await?;
-        let identity = Some((certificate.chain, certificate.private_key));
-        let tls = BusTls { trust: workload.trust_bundle().await?, identity };
+        let tls = certificates(&control.environment(name).await?).await;
+        let tls = tls.with_context(|| format!("the stand-in gives {name} no certificate"))?;
         Ok(Self { url, name: name.parse()?, tls: Some(TlsFrom::Fixed(tls)), lock: Some(lock) })
     }
+}
+
+/// What the workload API of a module's environment gives it to prove itself with, now.
+pub(crate) async fn certificates(environment: &BTreeMap<String, String>) -> anyhow::Result<BusTls> {
+    let workload = HubOptions::from_environment(environment)?.and_then(|options| options.workload());
+    let workload = workload.context("there is no workload api")?;
+    let certificate = workload.identity_certificate().await?;
+    let identity = Some((certificate.chain, certificate.private_key));
+    Ok(BusTls { trust: workload.trust_bundle().await?, identity })
 }
 
 /// The first identity that nobody holds, and the lock on it: the kernel takes the lock away when a process ends,

@@ -24,6 +24,7 @@ mod ledger;
 mod line;
 mod mosquitto;
 mod places;
+mod process;
 mod redis;
 
 pub use condition::{eventually, found};

@@ -1,27 +1,15 @@
 //! Mosquitto, the broker that a device runs.
 
-use std::{
-    fmt::Write as _,
-    net::SocketAddr,
-    path::PathBuf,
-    process::{Child, Command, Stdio},
-    time::Duration,
-};
+use std::{fmt::Write as _, net::SocketAddr, path::PathBuf, process::Command};
 
-use anyhow::{Context, bail};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use tempfile::TempDir;
-use tokio::{
-    net::TcpStream,
-    time::{sleep, timeout},
+use tokio::net::TcpStream;
+
+use crate::{
+    fresh_address,
+    process::{Process, on_fresh_port},
 };
-
-use crate::fresh_address;
-
-/// How long the broker may take to accept a connection, or to stop.
-const LIMIT: Duration = Duration::from_secs(20);
-/// How long to wait between two looks.
-const LOOK: Duration = Duration::from_millis(5);
 
 /// What the broker's configuration says. The defaults are those of a test that needs nothing special.
 #[derive(Debug, Clone)]
@@ -55,7 +43,7 @@ impl Default for MosquittoOptions {
 pub struct Mosquitto {
     addr: SocketAddr,
     folder: TempDir,
-    child: Option<Child>,
+    process: Process,
 }
 
 // === impl Mosquitto ===
@@ -73,17 +61,14 @@ impl Mosquitto {
 
     /// Starts a broker with these options; returns when it accepts connections.
     pub async fn with(options: MosquittoOptions) -> anyhow::Result<Self> {
-        let mut problem = None;
-        // Another process may take the port between our look and Mosquitto's bind; then the next port serves.
-        for _ in 0..5 {
-            let mut broker = Self { addr: fresh_address()?, folder: tempfile::tempdir()?, child: None };
+        on_fresh_port(async || {
+            let process = Process::default();
+            let mut broker = Self { addr: fresh_address()?, folder: tempfile::tempdir()?, process };
             std::fs::write(broker.configuration(), broker.text(&options)?)?;
-            match broker.launch().await {
-                Ok(()) => return Ok(broker),
-                Err(error) => problem = Some(error),
-            }
-        }
-        Err(problem.context("no attempt was made")?)
+            broker.launch().await?;
+            Ok(broker)
+        })
+        .await
     }
 
     /// Where it listens.
@@ -103,12 +88,12 @@ impl Mosquitto {
 
     /// Stops it in order (SIGTERM), so that it writes down what it keeps; returns when it is gone.
     pub async fn stop(&mut self) -> anyhow::Result<()> {
-        self.end(Signal::TERM).await
+        self.process.end(Signal::TERM).await
     }
 
     /// Kills it (SIGKILL), as a power cut does; returns when it is gone.
     pub async fn kill(&mut self) -> anyhow::Result<()> {
-        self.end(Signal::KILL).await
+        self.process.end(Signal::KILL).await
     }
 
     /// Stops it if it runs, and starts it again on the same port; returns when it accepts connections.
@@ -151,50 +136,12 @@ impl Mosquitto {
             .into_iter()
             .find(|path| std::path::Path::new(path).is_file())
             .unwrap_or("mosquitto");
-        let child = Command::new(program)
-            .arg("-c")
-            .arg(self.configuration())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .context("mosquitto cannot be started; is the package mosquitto installed?")?;
-        self.child = Some(child);
-        let accepts = async {
-            loop {
-                if let Some(status) = self.child.as_mut().and_then(|child| child.try_wait().transpose()) {
-                    bail!("mosquitto ended with {}:\n{}", status?, self.log());
-                }
-                if TcpStream::connect(self.addr).await.is_ok() {
-                    return Ok(());
-                }
-                sleep(LOOK).await;
-            }
-        };
-        timeout(LIMIT, accepts).await.context("mosquitto accepted no connection")?
-    }
-
-    async fn end(&mut self, signal: Signal) -> anyhow::Result<()> {
-        let Some(child) = &mut self.child else { return Ok(()) };
-        kill_process(Pid::from_child(child), signal)?;
-        let gone = async {
-            while child.try_wait()?.is_none() {
-                sleep(LOOK).await;
-            }
-            anyhow::Ok(())
-        };
-        timeout(LIMIT, gone).await.context("mosquitto did not stop")??;
-        self.child = None;
+        let mut command = Command::new(program);
+        command.arg("-c").arg(self.configuration());
+        let mut process = std::mem::take(&mut self.process);
+        let ready = async || TcpStream::connect(self.addr).await.is_ok();
+        process.start("mosquitto", &mut command, ready, || self.log()).await?;
+        self.process = process;
         Ok(())
-    }
-}
-
-impl Drop for Mosquitto {
-    fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            // It may be gone already; then there is nothing to do.
-            drop(child.kill());
-            drop(child.wait());
-        }
     }
 }

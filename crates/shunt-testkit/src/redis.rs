@@ -1,28 +1,20 @@
 //! Redis, the other broker that a device may run.
 
-use std::{
-    fmt::Write as _,
-    net::SocketAddr,
-    path::PathBuf,
-    process::{Child, Command, Stdio},
-    time::Duration,
-};
+use std::{fmt::Write as _, net::SocketAddr, path::PathBuf, process::Command};
 
-use anyhow::{Context, bail};
-use rustix::process::{Pid, Signal, kill_process};
+use anyhow::Context;
+use rustix::process::Signal;
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UnixStream,
-    time::{sleep, timeout},
+    time::timeout,
 };
 
-use crate::fresh_address;
-
-/// How long Redis may take to answer, or to stop.
-const LIMIT: Duration = Duration::from_secs(20);
-/// How long to wait between two looks.
-const LOOK: Duration = Duration::from_millis(5);
+use crate::{
+    fresh_address,
+    process::{LIMIT, Process, on_fresh_port},
+};
 
 /// What the configuration says. The defaults are those of a test that needs nothing special.
 #[derive(Debug, Clone, Default)]
@@ -42,7 +34,7 @@ pub struct RedisOptions {
 pub struct Redis {
     addr: SocketAddr,
     folder: TempDir,
-    child: Option<Child>,
+    process: Process,
 }
 
 // === impl Redis ===
@@ -60,17 +52,14 @@ impl Redis {
 
     /// Starts a server with these options; returns when it answers.
     pub async fn with(options: RedisOptions) -> anyhow::Result<Self> {
-        let mut problem = None;
-        // Another process may take the port between our look and the bind; then the next port serves.
-        for _ in 0..5 {
-            let mut server = Self { addr: fresh_address()?, folder: tempfile::tempdir()?, child: None };
+        on_fresh_port(async || {
+            let process = Process::default();
+            let mut server = Self { addr: fresh_address()?, folder: tempfile::tempdir()?, process };
             std::fs::write(server.configuration(), server.text(&options)?)?;
-            match server.launch().await {
-                Ok(()) => return Ok(server),
-                Err(error) => problem = Some(error),
-            }
-        }
-        Err(problem.context("no attempt was made")?)
+            server.launch().await?;
+            Ok(server)
+        })
+        .await
     }
 
     /// Where it listens.
@@ -108,12 +97,12 @@ impl Redis {
 
     /// Stops it in order (SIGTERM); returns when it is gone.
     pub async fn stop(&mut self) -> anyhow::Result<()> {
-        self.end(Signal::TERM).await
+        self.process.end(Signal::TERM).await
     }
 
     /// Kills it (SIGKILL), as a power cut does; returns when it is gone.
     pub async fn kill(&mut self) -> anyhow::Result<()> {
-        self.end(Signal::KILL).await
+        self.process.end(Signal::KILL).await
     }
 
     /// Stops it if it runs, and starts it again on the same port; returns when it answers.
@@ -151,54 +140,19 @@ impl Redis {
     async fn launch(&mut self) -> anyhow::Result<()> {
         // A killed server leaves its socket.
         std::fs::remove_file(self.socket()).ok();
-        let child = Command::new("redis-server")
-            .arg(self.configuration())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .context("redis-server cannot be started; is the package redis-server installed?")?;
-        self.child = Some(child);
-        let answers = async {
-            loop {
-                if let Some(status) = self.child.as_mut().and_then(|child| child.try_wait().transpose()) {
-                    bail!("redis-server ended with {}:\n{}", status?, self.log());
-                }
-                // It answers also where it wants a password first; but not before it has read what is on disk.
-                if self.socket().exists()
-                    && let Ok(answer) = self.command("PING").await
-                    && !answer.is_empty()
-                    && !answer.starts_with("-LOADING")
-                {
-                    return Ok(());
-                }
-                sleep(LOOK).await;
-            }
+        let mut command = Command::new("redis-server");
+        command.arg(self.configuration());
+        let mut process = std::mem::take(&mut self.process);
+        // It answers also where it wants a password first; but not before it has read what is on disk.
+        let ready = async || {
+            self.socket().exists()
+                && self
+                    .command("PING")
+                    .await
+                    .is_ok_and(|answer| !answer.is_empty() && !answer.starts_with("-LOADING"))
         };
-        timeout(LIMIT, answers).await.context("redis-server did not answer")?
-    }
-
-    async fn end(&mut self, signal: Signal) -> anyhow::Result<()> {
-        let Some(child) = &mut self.child else { return Ok(()) };
-        kill_process(Pid::from_child(child), signal)?;
-        let gone = async {
-            while child.try_wait()?.is_none() {
-                sleep(LOOK).await;
-            }
-            anyhow::Ok(())
-        };
-        timeout(LIMIT, gone).await.context("redis-server did not stop")??;
-        self.child = None;
+        process.start("redis-server", &mut command, ready, || self.log()).await?;
+        self.process = process;
         Ok(())
-    }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            // It may be gone already; then there is nothing to do.
-            drop(child.kill());
-            drop(child.wait());
-        }
     }
 }

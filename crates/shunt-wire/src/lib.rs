@@ -6,6 +6,7 @@
 //! - [`Stamps`]: capture time and hops of an event on the machine's monotonic clock, so that anybody who holds
 //!   an event can say where its time went.
 //! - [`events`]: the data of each kind of event.
+//! - [`record`]: an event as bytes on disk.
 //! - [`seed`]: the wire formats of the systems that Shunt replaces, kept byte for byte.
 //!
 //! This crate does no I/O: it reads no clock, no file and no socket.
@@ -28,6 +29,7 @@
 
 mod envelope;
 pub mod events;
+pub mod record;
 pub mod seed;
 mod stamps;
 mod topic;

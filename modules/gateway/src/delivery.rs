@@ -9,7 +9,6 @@ mod keeper;
 mod lane;
 mod post;
 mod queue;
-mod record;
 mod tally;
 
 use std::{

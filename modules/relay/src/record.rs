@@ -1,16 +1,13 @@
-//! An event as it lies on disk, and as the hub gets it.
-//!
-//! Layout: one byte version (1); length of the head, 4 bytes little-endian; the head, JSON; the event's data as it
-//! came. redb checks the pages; here only the form is checked.
+//! An event as it waits for the hub, and as the hub gets it.
 
 use std::{fs, sync::LazyLock};
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use shunt_hub::HubMessage;
-use shunt_wire::{Envelope, EnvelopeError, Mono, Name};
-
-const VERSION: u8 = 1;
+use shunt_wire::{
+    Envelope, Mono, Name,
+    record::{self, RecordError},
+};
 
 /// An event that waits for the hub.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,25 +18,11 @@ pub(crate) struct Record {
     boot: String,
 }
 
+/// What the relay notes on disk beside the event.
 #[derive(Serialize, Deserialize)]
-struct Head {
+struct Notes {
     received: u64,
     boot: String,
-    content_type: Option<String>,
-    attributes: Vec<(String, String)>,
-}
-
-/// Why bytes on disk are no event.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum RecordError {
-    #[error("the record is of version {0}, version {VERSION} is understood")]
-    Version(u8),
-    #[error("the record is cut off")]
-    CutOff,
-    #[error("the record's head is not readable: {0}")]
-    Head(#[from] serde_json::Error),
-    #[error(transparent)]
-    Envelope(#[from] EnvelopeError),
 }
 
 /// The identity of this run of the machine; empty where there is none to be had.
@@ -56,34 +39,13 @@ impl Record {
     }
 
     pub(crate) fn encode(&self) -> Result<Vec<u8>, RecordError> {
-        let message = self.envelope.to_binary();
-        let head = serde_json::to_vec(&Head {
-            received: self.received.as_nanos(),
-            boot: self.boot.clone(),
-            content_type: message.content_type,
-            attributes: message.attributes,
-        })?;
-        let mut bytes = Vec::with_capacity(5 + head.len() + message.body.len());
-        bytes.push(VERSION);
-        bytes.extend_from_slice(&(head.len() as u32).to_le_bytes());
-        bytes.extend_from_slice(&head);
-        bytes.extend_from_slice(&message.body);
-        Ok(bytes)
+        let notes = Notes { received: self.received.as_nanos(), boot: self.boot.clone() };
+        record::encode(&notes, &self.envelope)
     }
 
     pub(crate) fn decode(bytes: Vec<u8>) -> Result<Self, RecordError> {
-        let bytes = Bytes::from(bytes);
-        let version = *bytes.first().ok_or(RecordError::CutOff)?;
-        if version != VERSION {
-            return Err(RecordError::Version(version));
-        }
-        let length: [u8; 4] =
-            bytes.get(1..5).and_then(|length| length.try_into().ok()).ok_or(RecordError::CutOff)?;
-        let end = 5 + u32::from_le_bytes(length) as usize;
-        let head: Head = serde_json::from_slice(bytes.get(5..end).ok_or(RecordError::CutOff)?)?;
-        let envelope =
-            Envelope::from_binary(head.content_type.as_deref(), &head.attributes, bytes.slice(end..))?;
-        Ok(Self { envelope, received: Mono::from_nanos(head.received), boot: head.boot })
+        let (Notes { received, boot }, envelope) = record::decode(&bytes.into())?;
+        Ok(Self { envelope, received: Mono::from_nanos(received), boot })
     }
 
     /// The message to the hub: the event's data as body, its attributes as application properties, so that routes

@@ -13,13 +13,13 @@ use rumqttc::v5::mqttbytes::{
 use shunt_wire::{Mono, TopicFilter};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    sync::{Notify, mpsc, oneshot},
+    sync::{Notify, oneshot},
     time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    AssuredPublish, MqttLink, NewSubscriber,
+    AssuredPublish, Handle,
     packets::{self, Incoming, last_will, publish_packet, reason_text, write_disconnect, write_puback},
     socket::{Broken, Socket, Target},
 };
@@ -28,6 +28,7 @@ use crate::{
     ack::AckLine,
     backoff::Backoff,
     clock,
+    handle::NewSubscriber,
     inbox::Inbox,
     link::{Common, Counters},
     message::Arrived,
@@ -58,13 +59,7 @@ const NOBODY_LISTENS: u8 = 0x10;
 /// What MQTT assumes where the broker says nothing.
 const DEFAULT_RECEIVE_MAXIMUM: u16 = u16::MAX;
 
-/// The other ends of the link's queues.
-#[derive(Debug)]
-pub(super) struct Queues {
-    pub(super) fast: mpsc::Receiver<Publish>,
-    pub(super) assured: mpsc::Receiver<AssuredPublish>,
-    pub(super) control: mpsc::Receiver<NewSubscriber>,
-}
+type Queues = crate::handle::Queues<Publish, AssuredPublish>;
 
 /// The session.
 #[derive(Debug)]
@@ -139,17 +134,17 @@ pub(super) enum End {
 // === impl Session ===
 
 impl Session {
-    pub(super) fn new(target: Target, link: &MqttLink, queues: Queues) -> Self {
-        let acks = AckLine::new(Arc::clone(&link.wake));
-        let registry = Registry::new(Arc::clone(&acks), Arc::clone(&link.common.counters));
+    pub(super) fn new(target: Target, handle: &Handle, queues: Queues) -> Self {
+        let acks = AckLine::new(Arc::clone(&handle.wake));
+        let registry = Registry::new(Arc::clone(&acks), Arc::clone(&handle.common.counters));
         Self {
             target,
-            common: Arc::clone(&link.common),
+            common: Arc::clone(&handle.common),
             queues,
-            wake: Arc::clone(&link.wake),
-            closing: link.closing.clone(),
-            end: link.end.clone(),
-            gone: link.gone.clone(),
+            wake: Arc::clone(&handle.wake),
+            closing: handle.closing.clone(),
+            end: handle.end.clone(),
+            gone: handle.gone.clone(),
             line: acks,
             registry,
             inflight: VecDeque::new(),

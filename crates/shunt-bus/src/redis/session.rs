@@ -13,13 +13,13 @@ use std::{
 use bytes::Bytes;
 use shunt_wire::{BinaryMessage, Envelope, TopicFilter};
 use tokio::{
-    sync::{Notify, mpsc, oneshot},
+    sync::{Notify, oneshot},
     time::{Instant, MissedTickBehavior, interval, sleep},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    AssuredPublish, NewSubscriber, Outgoing, Published, RedisLink, Server, longest,
+    AssuredPublish, Handle, Outgoing, Published, Server, longest,
     names::{assured_pattern, channel, pattern, topic},
     resp::Reply,
     scripts::{Script, Scripts},
@@ -30,6 +30,7 @@ use crate::{
     ack::AckLine,
     backoff::Backoff,
     clock,
+    handle::NewSubscriber,
     inbox::Inbox,
     link::{Common, Counters},
     message::Arrived,
@@ -74,13 +75,7 @@ const STRUCTURED: &str = "application/cloudevents+json";
 /// Bits of a token that hold the second half of a stream's entry id.
 const SEQUENCE_BITS: u32 = 20;
 
-/// The other ends of the link's queues.
-#[derive(Debug)]
-pub(super) struct Queues {
-    pub(super) fast: mpsc::Receiver<Outgoing>,
-    pub(super) assured: mpsc::Receiver<AssuredPublish>,
-    pub(super) control: mpsc::Receiver<NewSubscriber>,
-}
+type Queues = crate::handle::Queues<Outgoing, AssuredPublish>;
 
 /// The session.
 pub(super) struct Session {
@@ -201,18 +196,18 @@ enum End {
 // === impl Session ===
 
 impl Session {
-    pub(super) fn new(server: Server, tls: Option<Tls>, link: &RedisLink, queues: Queues) -> Self {
-        let acks = AckLine::new(Arc::clone(&link.wake));
-        let registry = Registry::new(Arc::clone(&acks), Arc::clone(&link.common.counters));
+    pub(super) fn new(server: Server, tls: Option<Tls>, handle: &Handle, queues: Queues) -> Self {
+        let acks = AckLine::new(Arc::clone(&handle.wake));
+        let registry = Registry::new(Arc::clone(&acks), Arc::clone(&handle.common.counters));
         Self {
             server,
             tls,
-            common: Arc::clone(&link.common),
+            common: Arc::clone(&handle.common),
             queues,
-            wake: Arc::clone(&link.wake),
-            closing: link.closing.clone(),
-            end: link.end.clone(),
-            gone: link.gone.clone(),
+            wake: Arc::clone(&handle.wake),
+            closing: handle.closing.clone(),
+            end: handle.end.clone(),
+            gone: handle.gone.clone(),
             line: acks,
             registry,
             life: format!("{:032x}", rand::random::<u128>()),

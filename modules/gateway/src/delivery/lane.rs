@@ -3,9 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use shunt_bus::{Delivery, PublishError, Received, SubscribeError, Subscription as BusSubscription};
 use shunt_module::services::begin_trace;
-use shunt_wire::Envelope;
+use shunt_wire::{Envelope, record};
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore, watch},
     task::JoinSet,
@@ -13,7 +14,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Desk, Wanted, post::Verdict, record, tally::Outcome};
+use super::{Desk, Wanted, post::Verdict, tally::Outcome};
 use crate::pubsub::Event;
 
 /// After a refused subscription: the time until it is asked for again.
@@ -23,6 +24,10 @@ const AGAIN: Duration = Duration::from_secs(5);
 const MOST_HOPS: u32 = 5;
 /// After shutdown, what is being delivered gets this long.
 const LINGER: Duration = Duration::from_secs(4);
+
+/// The gateway notes nothing on disk beside the event.
+#[derive(Serialize, Deserialize)]
+struct NoNotes {}
 
 /// A subscription at work. Clones share it.
 #[derive(Debug, Clone)]
@@ -130,8 +135,9 @@ impl Lane {
     async fn take_in(&self, subscription: &mut BusSubscription) {
         // What was taken from the bus is brought to its end; only the wait for the next one is cut short.
         while let Some(Some(received)) = self.until_the_end(subscription.next()).await {
-            let bytes = match self.readable(&received).await.as_ref().map(record::encode) {
-                Some(Ok(bytes)) => bytes,
+            let event = self.readable(&received).await;
+            let bytes = match event.as_ref().map(|event| record::encode(&NoNotes {}, event)) {
+                Some(Ok(bytes)) => bytes.into(),
                 other => {
                     if let Some(Err(error)) = other {
                         tracing::error!(line = self.line, %error, "An event cannot be written; it is dropped.");
@@ -222,8 +228,8 @@ impl Lane {
     }
 
     async fn deliver(self, number: u64, bytes: Bytes, _slot: Option<OwnedSemaphorePermit>) {
-        let outcome = match record::decode(&bytes) {
-            Ok(envelope) => self.bring(&envelope).await,
+        let outcome = match record::decode::<NoNotes>(&bytes) {
+            Ok((_, envelope)) => self.bring(&envelope).await,
             Err(error) => {
                 tracing::error!(line = self.line, number, %error, "An event on disk is not readable; it is dropped.");
                 Some(Outcome::Malformed)

@@ -55,8 +55,8 @@ pub(super) struct EventWay {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Proof {
     pub(super) trust: String,
-    pub(super) chain: String,
-    pub(super) key: String,
+    /// Certificate chain and key.
+    pub(super) identity: Option<(String, String)>,
 }
 
 /// Calls of HTTP routes.

@@ -1,13 +1,10 @@
 //! The ways there are, and what each needs around it.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use serde_json::{Value, json};
-use shunt_hub::HubOptions;
+use shunt_bus::BusTls;
 use shunt_wire::Kind;
 use tempfile::TempDir;
 
@@ -17,7 +14,7 @@ use super::{
     report::FRAME,
     server::{NoServer, Server, fresh_port},
 };
-use crate::{control::Control, up::running::Sim};
+use crate::{bus::certificates, control::Control, up::running::Sim};
 
 /// Where frames are in memory.
 const SHARED_MEMORY: &str = "/dev/shm";
@@ -168,7 +165,8 @@ impl Setup {
         let mut proofs = Vec::new();
         for name in &names {
             control.add_module(&addresses.device, name).await?;
-            proofs.push(proof(&control.environment(name).await?).await?);
+            let BusTls { trust, identity } = certificates(&control.environment(name).await?).await?;
+            proofs.push(Proof { trust, identity });
         }
         Ok((format!("mqtts://localhost:{port}"), proofs))
     }
@@ -188,15 +186,6 @@ impl Setup {
             sim.stop().await;
         }
     }
-}
-
-/// What the workload API of this environment gives a module to prove itself with.
-async fn proof(environment: &BTreeMap<String, String>) -> anyhow::Result<Proof> {
-    let workload = HubOptions::from_environment(environment)?.and_then(|options| options.workload());
-    let workload = workload.context("the stand-in gives no workload api")?;
-    let certificate = workload.identity_certificate().await?;
-    let trust = workload.trust_bundle().await?;
-    Ok(Proof { trust, chain: certificate.chain, key: certificate.private_key })
 }
 
 /// A free address for each process but the first.

@@ -111,6 +111,6 @@ impl EventLine {
 }
 
 fn tls(proof: &Proof) -> TlsFrom {
-    let Proof { trust, chain, key } = proof.clone();
-    TlsFrom::Fixed(BusTls { trust, identity: Some((chain, key)) })
+    let Proof { trust, identity } = proof.clone();
+    TlsFrom::Fixed(BusTls { trust, identity })
 }
