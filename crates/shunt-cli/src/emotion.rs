@@ -9,7 +9,7 @@ use std::{
 use anyhow::Context;
 use clap::Args;
 use serde_json::{Value, json};
-use shunt_infer::{ExpressionReader, FaceFinder, FaceOptions, FaceReading, ModelStore};
+use shunt_infer::{Backends, ExpressionReader, FaceFinder, FaceOptions, FaceReading, ModelStore};
 use shunt_vision::{DecodeLimits, Picture, decode, draw_rect, draw_text, encode_jpeg, encode_png, to_rgb};
 use shunt_wire::events::{Expression, Rect};
 
@@ -68,10 +68,12 @@ impl Emotion {
         steps.done("read and decode");
         let store = ModelStore::open(&chain::models_folder())?;
         let defaults = store.catalog().defaults.clone();
-        let finder = FaceFinder::load(&store, self.face_model.as_ref().unwrap_or(&defaults.face))?;
+        let backends = Backends::installed();
+        let model = self.face_model.as_ref().unwrap_or(&defaults.face);
+        let finder = FaceFinder::load(&store, model, &backends)?;
         steps.done("load the face finder");
-        let reader =
-            ExpressionReader::load(&store, self.expression_model.as_ref().unwrap_or(&defaults.expression))?;
+        let model = self.expression_model.as_ref().unwrap_or(&defaults.expression);
+        let reader = ExpressionReader::load(&store, model, &backends)?;
         steps.done("load the expression reader");
         let mut options = FaceOptions::default();
         options.min_score = self.min_score.unwrap_or(options.min_score);

@@ -5,7 +5,7 @@ mod fetch;
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Subcommand};
-use shunt_infer::{ExpressionReader, ModelError, ModelStore, SourceKind, expression_accuracy};
+use shunt_infer::{Backends, ExpressionReader, ModelError, ModelStore, SourceKind, expression_accuracy};
 use shunt_wire::events::Expression;
 
 use crate::{chain, output};
@@ -129,7 +129,7 @@ fn check(
     json: bool,
 ) -> anyhow::Result<ExitCode> {
     let model = model.unwrap_or_else(|| store.catalog().defaults.expression.clone());
-    let reader = ExpressionReader::load(store, &model)?;
+    let reader = ExpressionReader::load(store, &model, &Backends::installed())?;
     let accuracy = expression_accuracy(&reader, folder)?;
     if json {
         let classes: serde_json::Map<String, serde_json::Value> = Expression::ALL

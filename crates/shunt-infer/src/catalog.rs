@@ -5,6 +5,8 @@ use std::{collections::BTreeMap, path::PathBuf};
 use serde::{Deserialize, Serialize};
 use shunt_wire::events::Expression;
 
+use crate::{Element, Golden};
+
 /// The catalog that was there when this program was built.
 const BUILT_IN: &str = include_str!("../../../models/catalog.toml");
 
@@ -29,6 +31,8 @@ pub struct Defaults {
     pub face: String,
     /// The expression model.
     pub expression: String,
+    /// The model that tells what a picture shows.
+    pub classify: String,
 }
 
 /// Why a catalog cannot be used.
@@ -71,6 +75,8 @@ pub enum Task {
     Expression,
     /// Tells what a picture shows.
     Classify,
+    /// Anything else: takes tensors and gives tensors.
+    Tensors,
 }
 
 /// How a model's file is written.
@@ -110,10 +116,36 @@ pub struct ModelEntry {
     pub card: Option<PathBuf>,
     /// Where the file comes from.
     pub source: Source,
-    /// How a picture goes in.
-    pub input: Input,
-    /// How the answer comes out.
-    pub output: Output,
+    /// The float model that this one is the quantised form of.
+    #[serde(default)]
+    pub quantised_from: Option<String>,
+    /// How often it was right where that was measured.
+    #[serde(default)]
+    pub accuracy: Option<Measured>,
+    /// What it must say to a picture that every machine can draw.
+    #[serde(default)]
+    pub golden: Option<Golden>,
+    /// How a picture goes in; not there for [`Task::Tensors`].
+    #[serde(default)]
+    pub input: Option<Input>,
+    /// How the answer comes out; not there for [`Task::Tensors`].
+    #[serde(default)]
+    pub output: Option<Output>,
+}
+
+/// How often a model was right.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Measured {
+    /// On what.
+    pub check: String,
+    /// The part that was right, 0 to 1.
+    pub share: f64,
+    /// Of how many.
+    pub of: u32,
+    /// What else must be known.
+    #[serde(default)]
+    pub note: Option<String>,
 }
 
 /// How to come by a file.
@@ -197,21 +229,31 @@ pub struct Input {
     pub fit: Fit,
     /// The type of a value.
     #[serde(default, rename = "type")]
-    pub value_type: ValueType,
-    /// A value from 0 to 255 becomes `value * scale + offset`.
-    #[serde(default = "one")]
-    pub scale: Channels,
-    /// See `scale`.
-    #[serde(default = "zero")]
-    pub offset: Channels,
+    pub element: Element,
+    /// One of the usual pre-processings; stands for `scale` and `offset`.
+    #[serde(default)]
+    pub normalise: Option<Normalise>,
+    /// A value from 0 to 255 becomes `value * scale + offset`. Without it and `normalise`: 1.
+    #[serde(default)]
+    pub scale: Option<Channels>,
+    /// See `scale`. Without it and `normalise`: 0.
+    #[serde(default)]
+    pub offset: Option<Channels>,
 }
 
-fn one() -> Channels {
-    Channels::All(1.0)
-}
-
-fn zero() -> Channels {
-    Channels::All(0.0)
+/// The usual pre-processings of a value from 0 to 255.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Normalise {
+    /// As it is.
+    Raw,
+    /// From 0 to 1: `value / 255`.
+    Unit,
+    /// From -1 to 1: `value / 127.5 - 1`.
+    Symmetric,
+    /// `(value / 255 - mean) / deviation` with `ImageNet`'s mean (0.485, 0.456, 0.406) and deviation (0.229, 0.224,
+    /// 0.225) of red, green and blue.
+    Imagenet,
 }
 
 /// The order of the values.
@@ -244,17 +286,6 @@ pub enum Fit {
     Stretch,
 }
 
-/// The type of a value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ValueType {
-    /// 32 bits, floating point.
-    #[default]
-    F32,
-    /// A byte; scale and offset are not used.
-    U8,
-}
-
 /// A number for all channels, or one for each.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
@@ -285,6 +316,26 @@ pub enum Activation {
     Softmax,
     /// They are probabilities.
     None,
+}
+
+// === impl Activation ===
+
+impl Activation {
+    /// Makes probabilities of the numbers of a model.
+    pub(crate) fn apply(self, values: &mut [f32]) {
+        if self == Self::None {
+            return;
+        }
+        let largest = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let mut sum = 0.0;
+        for value in values.iter_mut() {
+            *value = (*value - largest).exp();
+            sum += *value;
+        }
+        for value in values.iter_mut() {
+            *value /= sum;
+        }
+    }
 }
 
 /// The anchors of a `BlazeFace`.
@@ -392,9 +443,12 @@ impl Catalog {
         for (name, entry) in &catalog.models {
             entry.check().map_err(|problem| CatalogError::Entry { model: name.clone(), problem })?;
         }
-        for (name, task) in
-            [(&catalog.defaults.face, Task::Face), (&catalog.defaults.expression, Task::Expression)]
-        {
+        let defaults = &catalog.defaults;
+        for (name, task) in [
+            (&defaults.face, Task::Face),
+            (&defaults.expression, Task::Expression),
+            (&defaults.classify, Task::Classify),
+        ] {
             if catalog.models.get(name).is_none_or(|entry| entry.task != task) {
                 let problem = format!("it is a default, but no model for {task:?} of this name is there");
                 return Err(CatalogError::Entry { model: name.clone(), problem });
@@ -425,18 +479,34 @@ impl ModelEntry {
         {
             return Err(format!("{digest:?} is not a sha256: 64 lower-case hexadecimal digits"));
         }
-        let Input { shape, layout, colour, .. } = &self.input;
-        let [batch, second, third, fourth] = *shape;
-        let channels = if *layout == Layout::Nhwc { fourth } else { second };
-        let expected = if *colour == Colour::Rgb { 3 } else { 1 };
-        if batch != 1 || channels != expected || third == 0 {
-            return Err(format!("the shape {shape:?} does not fit {layout:?} and {colour:?}"));
+        match (&self.input, &self.output, self.task) {
+            (Some(input), Some(Output::Blaze { .. } | Output::Edges { .. }), Task::Face)
+            | (Some(input), Some(Output::Expression { .. }), Task::Expression)
+            | (Some(input), Some(Output::Classes { .. }), Task::Classify) => input.check(),
+            (None, None, Task::Tensors) => Ok(()),
+            (_, Some(output), task) => Err(format!("{output:?} is no answer of a model for {task:?}")),
+            (_, None, task) => Err(format!("input and output of a model for {task:?} must both be told")),
         }
-        match (&self.output, self.task) {
-            (Output::Blaze { .. } | Output::Edges { .. }, Task::Face)
-            | (Output::Expression { .. }, Task::Expression)
-            | (Output::Classes { .. }, Task::Classify) => Ok(()),
-            (output, task) => Err(format!("{output:?} is no answer of a model for {task:?}")),
+    }
+}
+
+// === impl Normalise ===
+
+impl Normalise {
+    /// Scale and offset of red, green and blue; of grey, the first.
+    pub fn scaling(self) -> ([f32; 3], [f32; 3]) {
+        match self {
+            Self::Raw => ([1.0; 3], [0.0; 3]),
+            Self::Unit => ([1.0 / 255.0; 3], [0.0; 3]),
+            Self::Symmetric => ([2.0 / 255.0; 3], [-1.0; 3]),
+            Self::Imagenet => {
+                let [mean, deviation] = [[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]];
+                let of = |channel: usize| {
+                    let pick = |values: [f64; 3]| values.get(channel).copied().unwrap_or(1.0);
+                    (1.0 / 255.0 / pick(deviation), -pick(mean) / pick(deviation))
+                };
+                ([0, 1, 2].map(|channel| of(channel).0 as f32), [0, 1, 2].map(|channel| of(channel).1 as f32))
+            }
         }
     }
 }
@@ -444,6 +514,38 @@ impl ModelEntry {
 // === impl Input ===
 
 impl Input {
+    /// What contradicts itself.
+    fn check(&self) -> Result<(), String> {
+        let Self { shape, layout, colour, .. } = self;
+        let [batch, second, _, fourth] = *shape;
+        let channels = if *layout == Layout::Nhwc { fourth } else { second };
+        let expected = if *colour == Colour::Rgb { 3 } else { 1 };
+        if batch != 1 || channels != expected || shape.contains(&0) {
+            return Err(format!("the shape {shape:?} does not fit {layout:?} and {colour:?}"));
+        }
+        if self.normalise.is_some() && (self.scale.is_some() || self.offset.is_some()) {
+            return Err(
+                "`normalise` stands for `scale` and `offset`; only one of them can be told".to_owned()
+            );
+        }
+        if !matches!(self.element, Element::F32 | Element::U8 | Element::I8) {
+            return Err(format!("a picture goes in as f32, u8 or i8, not as {:?}", self.element));
+        }
+        Ok(())
+    }
+
+    /// A value from 0 to 255 of red, green or blue becomes `value * scale + offset`; grey takes the first.
+    pub fn scaling(&self) -> ([f32; 3], [f32; 3]) {
+        if let Some(normalise) = self.normalise {
+            return normalise.scaling();
+        }
+        let each = |channels: Option<Channels>, default| match channels {
+            Some(channels) => [0, 1, 2].map(|channel| channels.of(channel)),
+            None => [default; 3],
+        };
+        (each(self.scale, 1.0), each(self.offset, 0.0))
+    }
+
     /// Width in pixels.
     pub fn width(&self) -> u32 {
         let [_, _, third, fourth] = self.shape;
@@ -493,6 +595,29 @@ mod tests {
             let pinned = source.convert.iter().flat_map(|convert| &convert.requirements);
             for requirement in pinned {
                 assert!(requirement.contains("=="), "{name}: {requirement}");
+            }
+        }
+    }
+
+    #[test]
+    fn softmax_makes_probabilities_of_any_logits() {
+        let mut values = [1.0, 2.0, 3.0];
+        Activation::Softmax.apply(&mut values);
+        assert!((values[2] - 0.665_24).abs() < 1e-4);
+        let mut large = [1e6, -1e6, 1e6];
+        Activation::Softmax.apply(&mut large);
+        assert!((large[0] - 0.5).abs() < 1e-6 && large[1].abs() < 1e-6);
+    }
+
+    #[test]
+    fn the_word_for_imagenets_normalising_is_its_mean_and_deviation() {
+        let (scale, offset) = Normalise::Imagenet.scaling();
+        for (channel, (mean, deviation)) in
+            [(0.485, 0.229), (0.456, 0.224), (0.406, 0.225)].into_iter().enumerate()
+        {
+            for value in [0.0_f32, 100.0, 255.0] {
+                let expected = (value / 255.0 - mean) / deviation;
+                assert!((value * scale[channel] + offset[channel] - expected).abs() < 1e-5);
             }
         }
     }

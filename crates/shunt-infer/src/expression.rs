@@ -5,7 +5,7 @@ use std::time::Duration;
 use shunt_vision::{Picture, PixelFormat, Rect};
 use shunt_wire::events::{Expression, Probabilities};
 
-use crate::{Activation, Backend, Model, ModelError, ModelStore, Output, Task, Tensor, Tract};
+use crate::{Activation, Backends, Model, ModelError, ModelStore, Output, Task, Tensor};
 
 /// Tells the expression of a face with a model of the catalog, in FER+'s names and order. Expressions that the
 /// model does not know have probability 0.
@@ -21,16 +21,12 @@ pub struct ExpressionReader {
 // === impl ExpressionReader ===
 
 impl ExpressionReader {
-    /// Loads an expression model with tract and warms it up.
-    pub fn load(store: &ModelStore, name: &str) -> Result<Self, ModelError> {
-        Self::load_with(store, name, &Tract)
-    }
-
-    /// Loads an expression model with a back end and warms it up.
-    pub fn load_with(store: &ModelStore, name: &str, backend: &dyn Backend) -> Result<Self, ModelError> {
+    /// Loads an expression model with the back end that these choose, and warms it up.
+    pub fn load(store: &ModelStore, name: &str, backends: &Backends) -> Result<Self, ModelError> {
         store.entry_for(name, Task::Expression)?;
-        let model = Model::load(store, name, backend)?;
-        let Output::Expression { values, activation, labels, margin } = model.entry().output.clone() else {
+        let model = Model::load(store, name, backends)?;
+        let Some(Output::Expression { values, activation, labels, margin }) = model.entry().output.clone()
+        else {
             // The catalog was checked: a model for expressions answers with them.
             return Err(ModelError::Output {
                 model: name.to_owned(),
@@ -62,12 +58,12 @@ impl ExpressionReader {
             width: side,
             height: side,
         };
-        self.answer(self.model.part(picture, square))
+        self.answer(self.model.part(picture, square)?)
     }
 
     /// The expression of a face that fills the picture.
     pub fn read_whole(&self, picture: &Picture) -> Result<Probabilities, ModelError> {
-        Ok(self.answer(self.model.whole(picture).0)?.0)
+        Ok(self.answer(self.model.whole(picture)?.0)?.0)
     }
 
     /// The expression of a grey face of 64x64 pixels, as `POST /score` brings it.
@@ -75,8 +71,9 @@ impl ExpressionReader {
         let picture =
             Picture::new(64, 64, PixelFormat::Grey8, pixels.to_vec()).map_err(|_| ModelError::Shape {
                 model: self.model.name().to_owned(),
-                expected: vec![1, 1, 64, 64],
-                found: vec![pixels.len()],
+                input: "data".to_owned(),
+                expected: "4096 pixels".to_owned(),
+                found: pixels.len().to_string(),
             })?;
         self.read_whole(&picture)
     }
@@ -91,9 +88,7 @@ impl ExpressionReader {
                 found: values.len(),
             });
         }
-        if self.activation == Activation::Softmax {
-            softmax(&mut values);
-        }
+        self.activation.apply(&mut values);
         let mut probabilities = [0.0; 8];
         for (label, value) in self.labels.iter().zip(values) {
             if let Some(place) = probabilities.get_mut(*label as usize) {
@@ -101,32 +96,5 @@ impl ExpressionReader {
             }
         }
         Ok((Probabilities::from_fer_plus(probabilities), took))
-    }
-}
-
-fn softmax(values: &mut [f32]) {
-    let largest = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let mut sum = 0.0;
-    for value in values.iter_mut() {
-        *value = (*value - largest).exp();
-        sum += *value;
-    }
-    for value in values.iter_mut() {
-        *value /= sum;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn softmax_makes_probabilities_of_any_logits() {
-        let mut values = [1.0, 2.0, 3.0];
-        softmax(&mut values);
-        assert!((values[2] - 0.665_24).abs() < 1e-4);
-        let mut large = [1e6, -1e6, 1e6];
-        softmax(&mut large);
-        assert!((large[0] - 0.5).abs() < 1e-6 && large[1].abs() < 1e-6);
     }
 }

@@ -9,7 +9,7 @@ use shunt_vision::{
     },
 };
 
-use crate::{Anchors, Backend, Model, ModelError, ModelStore, Output, Task, Tensor, Tract};
+use crate::{Anchors, Backends, Model, ModelError, ModelStore, Output, Task, Tensor};
 
 /// Finds faces with a model of the catalog.
 #[derive(Debug)]
@@ -45,19 +45,14 @@ impl Default for FaceOptions {
 // === impl FaceFinder ===
 
 impl FaceFinder {
-    /// Loads a face finder with tract and warms it up.
-    pub fn load(store: &ModelStore, name: &str) -> Result<Self, ModelError> {
-        Self::load_with(store, name, &Tract)
-    }
-
-    /// Loads a face finder with a back end and warms it up.
-    pub fn load_with(store: &ModelStore, name: &str, backend: &dyn Backend) -> Result<Self, ModelError> {
+    /// Loads a face finder with the back end that these choose, and warms it up.
+    pub fn load(store: &ModelStore, name: &str, backends: &Backends) -> Result<Self, ModelError> {
         store.entry_for(name, Task::Face)?;
-        let model = Model::load(store, name, backend)?;
+        let model = Model::load(store, name, backends)?;
         let all =
             |names: &[String]| names.iter().map(|name| model.output(name)).collect::<Result<Vec<_>, _>>();
         let decoder = match &model.entry().output {
-            Output::Blaze { boxes, scores, anchors, unit, overlap } => Decoder::Blaze {
+            Some(Output::Blaze { boxes, scores, anchors, unit, overlap }) => Decoder::Blaze {
                 boxes: all(boxes)?,
                 scores: all(scores)?,
                 anchors: match anchors {
@@ -67,12 +62,12 @@ impl FaceFinder {
                 unit: *unit,
                 overlap: *overlap,
             },
-            Output::Edges { boxes, scores, overlap } => Decoder::Edges {
+            Some(Output::Edges { boxes, scores, overlap }) => Decoder::Edges {
                 boxes: model.output(boxes)?,
                 scores: model.output(scores)?,
                 overlap: *overlap,
             },
-            Output::Expression { .. } | Output::Classes { .. } => {
+            _ => {
                 // The catalog was checked: a model for faces answers with boxes.
                 return Err(ModelError::Output {
                     model: name.to_owned(),
@@ -102,7 +97,7 @@ impl FaceFinder {
         picture: &Picture,
         options: &FaceOptions,
     ) -> Result<(Vec<Detection>, Duration), ModelError> {
-        let (input, shown) = self.model.whole(picture);
+        let (input, shown) = self.model.whole(picture)?;
         let (outputs, took) = self.model.run_timed(input)?;
         let mut faces = self.decode(outputs, options.min_score);
         faces.truncate(options.max_faces);

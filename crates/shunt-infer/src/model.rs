@@ -8,8 +8,8 @@ use std::{
 use shunt_vision::{Picture, PixelFormat, Rect, letterbox, resize, resize_region, to_grey, to_rgb};
 
 use crate::{
-    Backend, BackendError, Channels, Colour, Description, Fit, Input, Layout, Loaded, ModelEntry, ModelStore,
-    Task, Tensor, ValueType, Values,
+    BackendError, Backends, Chosen, Colour, Description, Element, Fit, Input, Layout, Loaded, ModelEntry,
+    ModelStore, Port, Proof, Task, Tensor, Values, golden, store::digest,
 };
 
 /// A model that is loaded and checked.
@@ -18,6 +18,8 @@ pub struct Model {
     name: String,
     entry: ModelEntry,
     file: PathBuf,
+    digest: String,
+    chosen: Chosen,
     loaded: Box<dyn Loaded>,
 }
 
@@ -85,13 +87,11 @@ pub enum ModelError {
         /// The digest of the file.
         found: String,
     },
-    /// The back end cannot load it.
-    #[error("the model {model:?} cannot be loaded by {backend} from {}: {source}", file.display())]
+    /// No back end that is wanted can load it.
+    #[error("the model {model:?} cannot be loaded from {}: {source}", file.display())]
     Load {
         /// The model.
         model: String,
-        /// The back end.
-        backend: &'static str,
         /// The file.
         file: PathBuf,
         /// Why.
@@ -107,15 +107,41 @@ pub enum ModelError {
         /// The names it has.
         outputs: Vec<String>,
     },
+    /// It takes no picture.
+    #[error("the model {model:?} takes tensors, no pictures")]
+    NoPictures {
+        /// The model.
+        model: String,
+    },
+    /// So many inputs were put in.
+    #[error("the model {model:?} takes {expected} inputs, not {found}")]
+    Inputs {
+        /// The model.
+        model: String,
+        /// Inputs it has.
+        expected: usize,
+        /// Inputs given.
+        found: usize,
+    },
+    /// Its answer is not the golden one.
+    #[error("the model {model:?} does not answer as the catalog says: {problem}")]
+    Golden {
+        /// The model.
+        model: String,
+        /// What is different.
+        problem: String,
+    },
     /// What was put in does not fit.
-    #[error("the model {model:?} takes {expected:?} values, not {found:?}")]
+    #[error("the input {input:?} of the model {model:?} takes {expected}, not {found}")]
     Shape {
         /// The model.
         model: String,
-        /// The shape it takes.
-        expected: Vec<usize>,
-        /// The shape given.
-        found: Vec<usize>,
+        /// The input.
+        input: String,
+        /// The type and shape it takes: `UINT8 [1, 224, 224, 3]`; an axis of any length is `-1`.
+        expected: String,
+        /// The type and shape given.
+        found: String,
     },
     /// Its answer has another size than the catalog says.
     #[error("the model {model:?} answered with {found} values where {expected} were expected")]
@@ -140,20 +166,21 @@ pub enum ModelError {
 // === impl Model ===
 
 impl Model {
-    /// Loads a model with this back end; its file's digest is checked before.
-    pub fn load(store: &ModelStore, name: &str, backend: &dyn Backend) -> Result<Self, ModelError> {
+    /// Loads a model with the back end that these choose; its file's digest is checked before.
+    pub fn load(store: &ModelStore, name: &str, backends: &Backends) -> Result<Self, ModelError> {
         let entry = store.entry(name)?.clone();
         let (file, bytes) = store.read(name)?;
         let started = Instant::now();
-        let loaded = backend.load(entry.format, &entry.input, &bytes).map_err(|source| ModelError::Load {
+        let loaded = backends.load(entry.format, entry.input.as_ref(), &bytes);
+        let (loaded, chosen) = loaded.map_err(|source| ModelError::Load {
             model: name.to_owned(),
-            backend: backend.name(),
             file: file.clone(),
             source,
         })?;
         let ms = started.elapsed().as_millis();
-        tracing::info!(model = name, ms, "Loaded the model {}.", file.display());
-        Ok(Self { name: name.to_owned(), entry, file, loaded })
+        let Chosen { version, why, .. } = &chosen;
+        tracing::info!(model = name, ms, "Loaded {} with {version}: {why}.", file.display());
+        Ok(Self { name: name.to_owned(), entry, digest: digest(&bytes), file, chosen, loaded })
     }
 
     /// Its name in the catalog.
@@ -171,103 +198,178 @@ impl Model {
         &self.file
     }
 
+    /// The sha256 of that file in hexadecimal.
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    /// The back end that runs it, and why that one.
+    pub fn chosen(&self) -> &Chosen {
+        &self.chosen
+    }
+
+    /// Bytes of memory that it holds, where the back end can tell.
+    pub fn memory(&self) -> Option<u64> {
+        self.loaded.memory()
+    }
+
     /// Its inputs and outputs as the back end sees them.
-    pub fn describe(&self) -> Description {
+    pub fn describe(&self) -> &Description {
         self.loaded.describe()
     }
 
-    /// Runs it once on a black picture, so that the first real one is as quick as the others.
+    /// Runs it once, so that the first real run is as quick as the others: on a black picture, or on zeros with an
+    /// open axis of length 1.
     pub fn warm_up(&self) -> Result<(), ModelError> {
-        let Input { colour, .. } = self.entry.input;
-        let format = if colour == Colour::Rgb { PixelFormat::Rgb8 } else { PixelFormat::Grey8 };
-        let picture = Picture::black(self.entry.input.width(), self.entry.input.height(), format);
-        self.run(self.tensor(&picture)).map(|_| ())
+        let zeros = |port: &Port| {
+            let shape: Vec<usize> = port.shape.iter().map(|length| length.unwrap_or(1)).collect();
+            let count = shape.iter().product();
+            Tensor { shape, values: Values::zeros(port.element, count) }
+        };
+        let inputs = match &self.entry.input {
+            Some(input) => {
+                let format = if input.colour == Colour::Rgb { PixelFormat::Rgb8 } else { PixelFormat::Grey8 };
+                vec![tensor(input, &Picture::black(input.width(), input.height(), format))]
+            }
+            None => self.describe().inputs.iter().map(zeros).collect(),
+        };
+        self.run(inputs).map(|_| ())
     }
 
-    /// Runs it. The outputs come in the order of [`Model::describe`].
-    pub fn run(&self, input: Tensor) -> Result<Vec<Tensor>, ModelError> {
-        let length = match &input.values {
-            Values::F32(values) => values.len(),
-            Values::U8(values) => values.len(),
-        };
-        if input.shape != self.entry.input.shape || length != input.shape.iter().product::<usize>() {
-            return Err(ModelError::Shape {
+    /// Runs it on the golden picture of the catalog and compares. `None` where the catalog has no golden answer.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Golden`]: it answers otherwise. And as [`Model::run`].
+    pub fn prove(&self) -> Result<Option<Proof>, ModelError> {
+        let (Some(golden), Some(input)) = (&self.entry.golden, &self.entry.input) else { return Ok(None) };
+        let format = if input.colour == Colour::Rgb { PixelFormat::Rgb8 } else { PixelFormat::Grey8 };
+        let wrong = |problem: String| ModelError::Golden { model: self.name.clone(), problem };
+        let picture = Picture::new(input.width(), input.height(), format, golden::pattern(input))
+            .map_err(|error| wrong(error.to_string()))?;
+        let outputs = self.run(vec![tensor(input, &picture)])?;
+        let names = self.describe().outputs.iter().map(|port| port.name.clone());
+        golden.compare(&self.name, &names.zip(outputs).collect::<Vec<_>>()).map(Some)
+    }
+
+    /// Do these inputs fit: their number, and each one's type, shape and count of values?
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Inputs`], [`ModelError::Shape`].
+    pub fn check(&self, inputs: &[Tensor]) -> Result<(), ModelError> {
+        let ports = &self.describe().inputs;
+        if ports.len() != inputs.len() {
+            return Err(ModelError::Inputs {
                 model: self.name.clone(),
-                expected: self.entry.input.shape.to_vec(),
-                found: input.shape,
+                expected: ports.len(),
+                found: inputs.len(),
             });
         }
-        self.loaded.run(input).map_err(|source| ModelError::Run { model: self.name.clone(), source })
+        for (port, tensor) in ports.iter().zip(inputs) {
+            let element = tensor.values.element();
+            if element != port.element || !port.takes(&tensor.shape) || !tensor.is_whole() {
+                return Err(ModelError::Shape {
+                    model: self.name.clone(),
+                    input: port.name.clone(),
+                    expected: port.to_string(),
+                    found: format!(
+                        "{} {:?} with {} values",
+                        element.datatype(),
+                        tensor.shape,
+                        tensor.values.len()
+                    ),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs it on one tensor for each input. Inputs and outputs come in the order of [`Model::describe`].
+    pub fn run(&self, inputs: Vec<Tensor>) -> Result<Vec<Tensor>, ModelError> {
+        self.check(&inputs)?;
+        self.loaded.run(inputs).map_err(|source| ModelError::Run { model: self.name.clone(), source })
     }
 
     /// As [`Model::run`], and how long it took.
     pub(crate) fn run_timed(&self, input: Tensor) -> Result<(Vec<Tensor>, Duration), ModelError> {
         let started = Instant::now();
-        let outputs = self.run(input)?;
+        let outputs = self.run(vec![input])?;
         Ok((outputs, started.elapsed()))
     }
 
     /// The position of an output.
     pub(crate) fn output(&self, name: &str) -> Result<usize, ModelError> {
-        let outputs = self.describe().outputs;
+        let outputs = &self.describe().outputs;
         outputs.iter().position(|output| output.name == name).ok_or_else(|| ModelError::Output {
             model: self.name.clone(),
             output: name.to_owned(),
-            outputs: outputs.into_iter().map(|output| output.name).collect(),
+            outputs: outputs.iter().map(|output| output.name.clone()).collect(),
         })
     }
 
+    /// How a picture goes in.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::NoPictures`]: it takes bare tensors.
+    pub fn input(&self) -> Result<&Input, ModelError> {
+        self.entry.input.as_ref().ok_or_else(|| ModelError::NoPictures { model: self.name.clone() })
+    }
+
     /// The whole picture as this model's input, and which part of the picture (in its pixels) the input shows.
-    pub fn whole(&self, picture: &Picture) -> (Tensor, Rect) {
-        let (width, height) = (self.entry.input.width(), self.entry.input.height());
-        match self.entry.input.fit {
+    pub fn whole(&self, picture: &Picture) -> Result<(Tensor, Rect), ModelError> {
+        let input = self.input()?;
+        Ok(match input.fit {
             Fit::Letterbox => {
-                let (square, place) = letterbox(picture, width);
+                let (square, place) = letterbox(picture, input.width());
                 let shown = Rect { x: place.x, y: place.y, width: place.side, height: place.side };
-                (self.tensor(&square), shown)
+                (tensor(input, &square), shown)
             }
             Fit::Stretch => {
                 let shown =
                     Rect { x: 0.0, y: 0.0, width: picture.width as f32, height: picture.height as f32 };
-                (self.tensor(&resize(picture, width, height)), shown)
+                (tensor(input, &resize(picture, input.width(), input.height())), shown)
             }
-        }
+        })
     }
 
     /// A part of the picture as this model's input.
-    pub fn part(&self, picture: &Picture, part: Rect) -> Tensor {
-        let (width, height) = (self.entry.input.width(), self.entry.input.height());
-        self.tensor(&resize_region(picture, part, width, height))
-    }
-
-    /// A picture of the input's size as a tensor, in the colours and by the scale of the catalog.
-    fn tensor(&self, picture: &Picture) -> Tensor {
-        let input = &self.entry.input;
-        let coloured = match (input.colour, picture.format) {
-            (Colour::Rgb, PixelFormat::Grey8) => Some(to_rgb(picture.clone())),
-            (Colour::Grey, PixelFormat::Rgb8) => Some(to_grey(picture)),
-            _ => None,
-        };
-        let pixels = &coloured.as_ref().unwrap_or(picture).pixels;
-        let channels = if input.colour == Colour::Rgb { 3 } else { 1 };
-        let values = match input.value_type {
-            ValueType::U8 => Values::U8(ordered(pixels, input.layout, channels, |value, _| value)),
-            ValueType::F32 => {
-                let tables: Vec<_> =
-                    (0..channels).map(|channel| table(input.scale, input.offset, channel)).collect();
-                Values::F32(ordered(pixels, input.layout, channels, |value, channel| {
-                    let of_channel = tables.get(channel);
-                    of_channel.and_then(|table| table.get(usize::from(value))).copied().unwrap_or_default()
-                }))
-            }
-        };
-        Tensor { shape: input.shape.to_vec(), values }
+    pub fn part(&self, picture: &Picture, part: Rect) -> Result<Tensor, ModelError> {
+        let input = self.input()?;
+        Ok(tensor(input, &resize_region(picture, part, input.width(), input.height())))
     }
 }
 
+/// A picture of the input's size as a tensor, in the colours and by the scale of the catalog.
+fn tensor(input: &Input, picture: &Picture) -> Tensor {
+    let coloured = match (input.colour, picture.format) {
+        (Colour::Rgb, PixelFormat::Grey8) => Some(to_rgb(picture.clone())),
+        (Colour::Grey, PixelFormat::Rgb8) => Some(to_grey(picture)),
+        _ => None,
+    };
+    let pixels = &coloured.as_ref().unwrap_or(picture).pixels;
+    let channels = if input.colour == Colour::Rgb { 3 } else { 1 };
+    let values = match input.element {
+        Element::U8 => Values::U8(ordered(pixels, input.layout, channels, |value, _| value)),
+        // As quantised models mean it: 128 is zero.
+        Element::I8 => Values::I8(ordered(pixels, input.layout, channels, |value, _| (value ^ 0x80) as i8)),
+        _ => {
+            let (scale, offset) = input.scaling();
+            let tables: Vec<_> =
+                scale.into_iter().zip(offset).map(|(scale, offset)| table(scale, offset)).collect();
+            Values::F32(ordered(pixels, input.layout, channels, |value, channel| {
+                let of_channel = tables.get(channel);
+                of_channel.and_then(|table| table.get(usize::from(value))).copied().unwrap_or_default()
+            }))
+        }
+    };
+    Tensor { shape: input.shape.to_vec(), values }
+}
+
 /// What each value from 0 to 255 becomes.
-fn table(scale: Channels, offset: Channels, channel: usize) -> Vec<f32> {
-    (0..=255_u8).map(|value| f32::from(value) * scale.of(channel) + offset.of(channel)).collect()
+fn table(scale: f32, offset: f32) -> Vec<f32> {
+    (0..=255_u8).map(|value| f32::from(value) * scale + offset).collect()
 }
 
 /// The values of pixels, in the order of the layout.

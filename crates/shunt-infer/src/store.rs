@@ -85,6 +85,28 @@ impl ModelStore {
         })
     }
 
+    /// The names of a model's classes: the lines of this file.
+    ///
+    /// # Errors
+    ///
+    /// It is in none of the folders, or cannot be read.
+    pub(crate) fn labels(&self, name: &str, file: &Path) -> Result<Vec<String>, ModelError> {
+        for folder in &self.folders {
+            let file = folder.join(file);
+            match fs::read_to_string(&file) {
+                Ok(text) => return Ok(text.lines().map(|line| line.trim().to_owned()).collect()),
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
+                Err(source) => return Err(ModelError::Read { model: name.to_owned(), file, source }),
+            }
+        }
+        Err(ModelError::Missing {
+            model: name.to_owned(),
+            file: file.to_owned(),
+            folders: self.folders.clone(),
+        })
+    }
+
     /// The file of a model, its digest checked.
     ///
     /// # Errors

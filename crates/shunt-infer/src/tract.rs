@@ -2,12 +2,17 @@
 
 use std::sync::Arc;
 
-use tract_onnx::prelude::{
-    Framework, InferenceModelExt, IntoTValue, TValue, Tensor as TractTensor, TractResult, TypedModel,
-    TypedRunnableModel, tvec,
+use tract_onnx::{
+    prelude::{
+        Datum, DatumType, Framework, InferenceFact, InferenceModelExt, IntoTValue, TValue, TVec,
+        Tensor as TractTensor, TractError, TractResult, TypedModel, TypedRunnableModel,
+    },
+    tract_hir::infer::Factoid,
 };
 
-use crate::{Backend, BackendError, Description, Format, Input, Loaded, Port, Tensor, Values};
+use crate::{
+    Backend, BackendError, Description, Element, Format, Input, Loaded, Order, Port, Tensor, Values,
+};
 
 /// Runs ONNX models with `tract-onnx`, and those `TensorFlow` Lite models that `tract-tflite` can load.
 #[derive(Debug, Clone, Copy, Default)]
@@ -17,25 +22,8 @@ pub struct Tract;
 struct TractModel {
     plan: Arc<TypedRunnableModel>,
     description: Description,
-}
-
-// === impl BackendError ===
-
-impl BackendError {
-    /// The whole chain of causes: tract says in the last what the matter is.
-    fn from_chain(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        let error = error.into();
-        let mut text = error.to_string();
-        let mut cause = error.source();
-        while let Some(error) = cause {
-            text = format!("{text}: {error}");
-            cause = error.source();
-        }
-        // A graph is printed at full length otherwise.
-        let end = text.char_indices().nth(600).map_or(text.len(), |(end, _)| end);
-        text.truncate(end);
-        Self(text)
-    }
+    /// Bytes of the file: its weights are about all that it holds.
+    memory: u64,
 }
 
 // === impl Tract ===
@@ -45,19 +33,38 @@ impl Backend for Tract {
         "tract"
     }
 
-    fn load(&self, format: Format, input: &Input, file: &[u8]) -> Result<Box<dyn Loaded>, BackendError> {
-        let model = match format {
-            Format::Onnx => onnx(input, file),
-            Format::Tflite => tflite(file),
+    fn version(&self) -> String {
+        "tract 0.23".to_owned()
+    }
+
+    fn takes(&self, _: Format) -> bool {
+        true
+    }
+
+    fn load(&self, order: &Order<'_>) -> Result<Box<dyn Loaded>, BackendError> {
+        let loaded = match order.format {
+            Format::Onnx => onnx(order.input, order.file),
+            Format::Tflite => tflite(order.file),
         };
-        let (model, description) = model.map_err(BackendError::from_chain)?;
+        let (model, mut description) = loaded.map_err(BackendError::from_chain)?;
+        if let (Some(input), Some(port)) = (order.input, description.inputs.first_mut()) {
+            port.shape = input.shape.map(Some).to_vec();
+        }
+        let memory = order.file.len() as u64;
         let plan = TypedRunnableModel::new(model).map_err(BackendError::from_chain)?;
-        Ok(Box::new(TractModel { plan, description }))
+        Ok(Box::new(TractModel { plan, description, memory }))
+    }
+
+    fn doubt(&self, format: Format, description: &Description) -> Option<&'static str> {
+        let quantised = |port: &Port| matches!(port.element, Element::U8 | Element::I8);
+        let ports = description.inputs.iter().chain(&description.outputs);
+        (format == Format::Tflite && ports.into_iter().any(quantised))
+            .then_some("its answers for quantised TensorFlow Lite files have a wrong scale")
     }
 }
 
-fn onnx(input: &Input, mut file: &[u8]) -> TractResult<(TypedModel, Description)> {
-    let model = tract_onnx::onnx().model_for_read(&mut file)?;
+fn onnx(input: Option<&Input>, mut file: &[u8]) -> TractResult<(TypedModel, Description)> {
+    let mut model = tract_onnx::onnx().model_for_read(&mut file)?;
     // The names are taken before the optimiser replaces nodes.
     let outputs = model.outputs.iter().map(|outlet| {
         let name = model.outlet_label(*outlet).map(ToOwned::to_owned);
@@ -66,16 +73,14 @@ fn onnx(input: &Input, mut file: &[u8]) -> TractResult<(TypedModel, Description)
     let outputs: Vec<_> = outputs.collect();
     let inputs: Vec<_> =
         model.inputs.iter().filter_map(|outlet| Some(model.nodes.get(outlet.node)?.name.clone())).collect();
-    let model = model.with_input_fact(0, f32_fact(input))?.into_optimized()?;
-    let description = describe(&model, &inputs, &outputs);
+    if let Some(input) = input {
+        // The file may leave the batch open: it is 1 here.
+        let own = model.input_fact(0)?.datum_type.concretize().unwrap_or(DatumType::F32);
+        model = model.with_input_fact(0, InferenceFact::dt_shape(own, &input.shape[..]))?;
+    }
+    let model = model.into_optimized()?;
+    let description = describe(&model, &inputs, &outputs)?;
     Ok((model, description))
-}
-
-fn f32_fact(input: &Input) -> tract_onnx::prelude::InferenceFact {
-    tract_onnx::prelude::InferenceFact::dt_shape(
-        <f32 as tract_onnx::prelude::Datum>::datum_type(),
-        &input.shape[..],
-    )
 }
 
 fn tflite(mut file: &[u8]) -> TractResult<(TypedModel, Description)> {
@@ -86,56 +91,120 @@ fn tflite(mut file: &[u8]) -> TractResult<(TypedModel, Description)> {
     let inputs: Vec<_> = model.inputs.iter().map(name).collect();
     let outputs: Vec<_> = model.outputs.iter().map(name).collect();
     let model = model.into_optimized()?;
-    let description = describe(&model, &inputs, &outputs);
+    let description = describe(&model, &inputs, &outputs)?;
     Ok((model, description))
 }
 
-fn describe(model: &TypedModel, inputs: &[String], outputs: &[String]) -> Description {
-    let port = |name: &String, fact: TractResult<&tract_onnx::prelude::TypedFact>| Port {
-        name: name.clone(),
-        shape: fact.map(|fact| format!("{fact:?}")).unwrap_or_default(),
+fn describe(model: &TypedModel, inputs: &[String], outputs: &[String]) -> TractResult<Description> {
+    let port = |name: &String, fact: &tract_onnx::prelude::TypedFact| {
+        let shape = fact
+            .shape
+            .iter()
+            .map(|length| length.to_i64().ok().and_then(|length| usize::try_from(length).ok()))
+            .collect();
+        Ok(Port { name: name.clone(), element: element(fact.datum_type)?, shape })
     };
-    Description {
+    let all = |names: &[String], fact: &dyn Fn(usize) -> TractResult<tract_onnx::prelude::TypedFact>| {
+        (0..).zip(names).map(|(index, name)| port(name, &fact(index)?)).collect::<TractResult<Vec<_>>>()
+    };
+    Ok(Description {
         backend: "tract",
-        inputs: (0..).zip(inputs).map(|(index, name)| port(name, model.input_fact(index))).collect(),
-        outputs: (0..).zip(outputs).map(|(index, name)| port(name, model.output_fact(index))).collect(),
-    }
+        device: "cpu",
+        inputs: all(inputs, &|index| model.input_fact(index).cloned())?,
+        outputs: all(outputs, &|index| model.output_fact(index).cloned())?,
+    })
+}
+
+/// Our type for one of tract's; a quantised one is that of its bytes.
+fn element(datum: DatumType) -> TractResult<Element> {
+    Ok(match datum.unquantized() {
+        DatumType::Bool => Element::Bool,
+        DatumType::U8 => Element::U8,
+        DatumType::U16 => Element::U16,
+        DatumType::U32 => Element::U32,
+        DatumType::U64 => Element::U64,
+        DatumType::I8 => Element::I8,
+        DatumType::I16 => Element::I16,
+        DatumType::I32 => Element::I32,
+        // A dimension is a number of 64 bits by the time a model has run.
+        DatumType::I64 | DatumType::TDim => Element::I64,
+        DatumType::F16 => Element::F16,
+        DatumType::F32 => Element::F32,
+        DatumType::F64 => Element::F64,
+        other => return Err(TractError::msg(format!("values of the type {other:?} are not served"))),
+    })
 }
 
 // === impl TractModel ===
 
 impl Loaded for TractModel {
-    fn describe(&self) -> Description {
-        self.description.clone()
+    fn describe(&self) -> &Description {
+        &self.description
     }
 
-    fn run(&self, input: Tensor) -> Result<Vec<Tensor>, BackendError> {
-        self.try_run(&input).map_err(BackendError::from_chain)
+    fn run(&self, inputs: Vec<Tensor>) -> Result<Vec<Tensor>, BackendError> {
+        self.try_run(&inputs).map_err(BackendError::from_chain)
+    }
+
+    fn memory(&self) -> Option<u64> {
+        Some(self.memory)
     }
 }
 
 impl TractModel {
-    fn try_run(&self, input: &Tensor) -> TractResult<Vec<Tensor>> {
-        let mut value = match &input.values {
-            Values::F32(values) => TractTensor::from_shape(&input.shape, values)?,
-            Values::U8(values) => TractTensor::from_shape(&input.shape, values)?,
-        };
-        // A quantised input has a type of its own over the same bytes.
-        let wanted = self.plan.model().input_fact(0)?.datum_type;
-        if wanted != value.datum_type() {
-            value = value.cast_to_dt(wanted)?.into_owned();
+    fn try_run(&self, inputs: &[Tensor]) -> TractResult<Vec<Tensor>> {
+        let mut values = TVec::new();
+        for (index, input) in inputs.iter().enumerate() {
+            let mut value = into_tract(input)?;
+            // A quantised input has a type of its own over the same bytes.
+            let wanted = self.plan.model().input_fact(index)?.datum_type;
+            if wanted != value.datum_type() {
+                value = value.cast_to_dt(wanted)?.into_owned();
+            }
+            values.push(value.into_tvalue());
         }
-        self.plan.run(tvec!(value.into_tvalue()))?.into_iter().map(|output| tensor(&output)).collect()
+        self.plan.run(values)?.into_iter().map(|output| from_tract(&output)).collect()
     }
 }
 
-fn tensor(output: &TValue) -> TractResult<Tensor> {
-    let shape = output.shape().to_vec();
-    let unquantised = output.datum_type().unquantized();
-    let values = if unquantised == <u8 as tract_onnx::prelude::Datum>::datum_type() {
-        Values::U8(output.cast_to::<u8>()?.to_plain_array_view::<u8>()?.iter().copied().collect())
-    } else {
-        Values::F32(output.cast_to::<f32>()?.to_plain_array_view::<f32>()?.iter().copied().collect())
+fn into_tract(input: &Tensor) -> TractResult<TractTensor> {
+    let shape = &input.shape;
+    match &input.values {
+        Values::Bool(values) => TractTensor::from_shape(shape, values),
+        Values::U8(values) => TractTensor::from_shape(shape, values),
+        Values::U16(values) => TractTensor::from_shape(shape, values),
+        Values::U32(values) => TractTensor::from_shape(shape, values),
+        Values::U64(values) => TractTensor::from_shape(shape, values),
+        Values::I8(values) => TractTensor::from_shape(shape, values),
+        Values::I16(values) => TractTensor::from_shape(shape, values),
+        Values::I32(values) => TractTensor::from_shape(shape, values),
+        Values::I64(values) => TractTensor::from_shape(shape, values),
+        Values::F16(values) => {
+            let values: Vec<_> = values.iter().map(|bits| half::f16::from_bits(*bits)).collect();
+            TractTensor::from_shape(shape, &values)
+        }
+        Values::F32(values) => TractTensor::from_shape(shape, values),
+        Values::F64(values) => TractTensor::from_shape(shape, values),
+    }
+}
+
+fn from_tract(output: &TValue) -> TractResult<Tensor> {
+    fn list<T: Datum + Copy>(output: &TValue) -> TractResult<Vec<T>> {
+        Ok(output.cast_to::<T>()?.to_plain_array_view::<T>()?.iter().copied().collect())
+    }
+    let values = match element(output.datum_type())? {
+        Element::Bool => Values::Bool(list(output)?),
+        Element::U8 => Values::U8(list(output)?),
+        Element::U16 => Values::U16(list(output)?),
+        Element::U32 => Values::U32(list(output)?),
+        Element::U64 => Values::U64(list(output)?),
+        Element::I8 => Values::I8(list(output)?),
+        Element::I16 => Values::I16(list(output)?),
+        Element::I32 => Values::I32(list(output)?),
+        Element::I64 => Values::I64(list(output)?),
+        Element::F16 => Values::F16(list::<half::f16>(output)?.into_iter().map(half::f16::to_bits).collect()),
+        Element::F32 => Values::F32(list(output)?),
+        Element::F64 => Values::F64(list(output)?),
     };
-    Ok(Tensor { shape, values })
+    Ok(Tensor { shape: output.shape().to_vec(), values })
 }

@@ -119,14 +119,15 @@ async fn models(State(api): State<Api>) -> Result<Json<Value>, HttpProblem> {
 fn describe(model: &Model) -> Value {
     let description = model.describe();
     let ports = |ports: &[shunt_infer::Port]| {
-        ports.iter().map(|port| json!({"name": port.name, "shape": port.shape})).collect::<Vec<_>>()
+        ports.iter().map(|port| json!({"name": port.name, "shape": port.to_string()})).collect::<Vec<_>>()
     };
     json!({
         "name": model.name(),
         "title": model.entry().title,
         "task": model.entry().task,
         "file": model.file(),
-        "backend": description.backend,
+        "backend": model.chosen().version,
+        "because": model.chosen().why,
         "inputs": ports(&description.inputs),
         "outputs": ports(&description.outputs),
     })

@@ -7,7 +7,7 @@ use std::{
 };
 
 use parking_lot::RwLock;
-use shunt_infer::{ExpressionReader, FaceFinder, FaceOptions, FaceReading, ModelError, ModelStore};
+use shunt_infer::{Backends, ExpressionReader, FaceFinder, FaceOptions, FaceReading, ModelError, ModelStore};
 use shunt_module::Problems;
 use shunt_vision::Picture;
 
@@ -60,17 +60,18 @@ impl Models {
                 return Err(problems);
             }
         };
+        let backends = Backends::installed();
         let finder = match in_use {
             Some(Self { finder, .. }) if finder.model().name() == settings.face_model => {
                 Ok(Arc::clone(finder))
             }
-            _ => FaceFinder::load(&store, &settings.face_model).map(Arc::new),
+            _ => FaceFinder::load(&store, &settings.face_model, &backends).map(Arc::new),
         };
         let reader = match in_use {
             Some(Self { reader, .. }) if reader.model().name() == settings.emotion_model => {
                 Ok(Arc::clone(reader))
             }
-            _ => ExpressionReader::load(&store, &settings.emotion_model).map(Arc::new),
+            _ => ExpressionReader::load(&store, &settings.emotion_model, &backends).map(Arc::new),
         };
         match (finder, reader) {
             (Ok(finder), Ok(reader)) => Ok(Self { finder, reader }),

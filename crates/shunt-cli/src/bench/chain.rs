@@ -9,7 +9,7 @@ use std::{
 use anyhow::Context;
 use clap::Args;
 use serde_json::{Value, json};
-use shunt_infer::{ExpressionReader, FaceFinder, FaceOptions, Model, ModelStore, Tensor};
+use shunt_infer::{Backends, ExpressionReader, FaceFinder, FaceOptions, Model, ModelStore, Tensor};
 use shunt_vision::{DecodeLimits, Picture, decode, resize_region};
 use shunt_wire::events::Rect;
 
@@ -242,13 +242,16 @@ impl Alone {
     fn load(folder: &Path) -> anyhow::Result<Self> {
         let store = ModelStore::open(&chain::models_folder())?;
         let defaults = &store.catalog().defaults;
-        let finder = FaceFinder::load(&store, &defaults.face)?;
-        let reader = ExpressionReader::load(&store, &defaults.expression)?;
+        let backends = Backends::installed();
+        let finder = FaceFinder::load(&store, &defaults.face, &backends)?;
+        let reader = ExpressionReader::load(&store, &defaults.expression, &backends)?;
         let (mut frames, mut faces) = (Vec::new(), Vec::new());
         for picture in pictures(folder)? {
-            frames.push(finder.model().whole(&picture).0);
+            frames.push(finder.model().whole(&picture)?.0);
             let found = finder.find(&picture, &FaceOptions::default())?;
-            faces.extend(found.iter().map(|face| reader.model().part(&picture, face.bounds)));
+            for face in found {
+                faces.push(reader.model().part(&picture, face.bounds)?);
+            }
         }
         anyhow::ensure!(!faces.is_empty(), "there are no faces in the pictures of {}", folder.display());
         Ok(Self { finder, reader, frames, faces, finding: Times::default(), reading: Times::default() })
@@ -267,7 +270,7 @@ fn measure(model: &Model, inputs: &[Tensor], times: &mut Times) -> anyhow::Resul
     for input in inputs.iter().cycle().take(RUNS) {
         let input = input.clone();
         let begin = Instant::now();
-        model.run(input)?;
+        model.run(vec![input])?;
         times.add(begin.elapsed().as_nanos() as u64);
     }
     Ok(())

@@ -4,7 +4,7 @@ use shunt_infer::{ExpressionReader, FaceFinder, FaceOptions};
 use shunt_vision::{Picture, Rect, fill};
 use shunt_wire::events::Expression::{self, Happiness, Neutral};
 
-use crate::{models, picture};
+use crate::{models, picture, tract};
 
 const DEFAULT: &str = "blazeface-full-range";
 
@@ -14,7 +14,7 @@ fn finder(model: &str) -> Option<FaceFinder> {
         println!("Skipped: the model {model} is not there.");
         return None;
     }
-    Some(FaceFinder::load(&store, model).unwrap())
+    Some(FaceFinder::load(&store, model, &tract()).unwrap())
 }
 
 /// How many faces the model finds in the picture; picture or model missing: nothing is checked.
@@ -83,7 +83,7 @@ fn the_largest_number_of_faces_and_the_threshold_are_kept() {
 /// Finds the face nearest to this point and checks its expression within 0.06.
 fn check_expression(name: &str, near: [f32; 2], expected: Expression, probability: f32) {
     let (Some(finder), Some(picture)) = (finder(DEFAULT), picture(name)) else { return };
-    let reader = ExpressionReader::load(&models(), "ferplus-small").unwrap();
+    let reader = ExpressionReader::load(&models(), "ferplus-small", &tract()).unwrap();
     let faces = finder.find(&picture, &FaceOptions::default()).unwrap();
     let distance =
         |rect: Rect| (rect.x + rect.width / 2.0 - near[0]).hypot(rect.y + rect.height / 2.0 - near[1]);
@@ -112,7 +112,7 @@ fn expressions_are_as_measured_on_the_sample_photos() {
 
 #[test]
 fn a_model_for_something_else_is_refused_by_name() {
-    let error = FaceFinder::load(&models(), "ferplus-small").unwrap_err().to_string();
+    let error = FaceFinder::load(&models(), "ferplus-small", &tract()).unwrap_err().to_string();
     assert_eq!(
         error,
         "the model \"ferplus-small\" is for Expression, not for Face; for that there are blazeface-full-range, \

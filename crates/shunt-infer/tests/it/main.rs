@@ -12,9 +12,9 @@ mod conformance;
 mod faces;
 mod store;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
-use shunt_infer::ModelStore;
+use shunt_infer::{Backends, ModelStore, Tract};
 use shunt_vision::{DecodeLimits, Picture, decode};
 
 /// The store over the committed models, and those beside the repository where they are.
@@ -22,6 +22,11 @@ fn models() -> ModelStore {
     let mut folders = vec![shunt_testkit::repo_root().join("models")];
     folders.extend(shunt_testkit::shared_dir().map(|shared| shared.join("models")));
     ModelStore::with_folders(folders).unwrap()
+}
+
+/// The back end that is always there.
+fn tract() -> Backends {
+    Backends::of(vec![Arc::new(Tract)])
 }
 
 /// A sample picture; where there is none, says so.
