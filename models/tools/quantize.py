@@ -9,6 +9,7 @@ What it does beyond onnxruntime.quantization, and why:
   - Weights are scaled so that no two products that AVX2 adds up in 16 bits can go beyond them (see `scales`): the
     model is right on processors without VNNI too, with more than the seven bits of onnxruntime's reduce_range.
   - The mean error that rounding the weights makes in each channel is taken out of its bias (see `correct`).
+  - Batch normalisation becomes part of a convolution.
   - The number of pictures at a time is left open.
 
 Usage: quantize.py MODEL FLOAT.onnx CALIBRATION OUT.onnx
@@ -41,12 +42,51 @@ LARGEST = 127
 PAIR = 127.5
 
 
+def without_norms(model):
+    """Puts each BatchNormalization into the Conv before it, or makes a Conv by channel of it: bytes know no other way."""
+    constants = {one.name: one for one in model.graph.initializer}
+    made = {name: node for node in model.graph.node for name in node.output}
+    read = lambda name: numpy_helper.to_array(constants[name]).astype(np.float64)
+    ports = {port.name for port in model.graph.output}
+    for index, norm in enumerate(model.graph.node):
+        if norm.op_type != "BatchNormalization" or not all(name in constants for name in norm.input[1:5]):
+            continue
+        gain, shift, mean, variance = (read(name) for name in norm.input[1:5])
+        gain = gain / np.sqrt(variance + attribute(norm, "epsilon", 1e-5))
+        before, source, result = made.get(norm.input[0]), norm.input[0], norm.output[0]
+        users = sum(source in node.input for node in model.graph.node)
+        fold = (before is not None and before.op_type == "Conv" and users == 1 and source not in ports
+                and all(name in constants for name in before.input[1:]))
+        if fold:
+            weights = read(before.input[1]) * gain.reshape(-1, 1, 1, 1)
+            bias = (read(before.input[2]) if len(before.input) > 2 else 0.0) - mean
+            inputs, kept, attributes = before.input[:1], before, before.attribute
+        else:
+            weights, bias = gain.reshape(-1, 1, 1, 1), -mean
+            inputs, kept = [source], norm
+            attributes = [onnx.helper.make_attribute("group", len(gain)), onnx.helper.make_attribute("kernel_shape", [1, 1])]
+        values = {f"{result}_w": weights, f"{result}_b": bias * gain + shift}
+        model.graph.initializer.extend(numpy_helper.from_array(v.astype(np.float32), name) for name, v in values.items())
+        conv = onnx.NodeProto(op_type="Conv", input=[*inputs, *values], output=[result], attribute=attributes)
+        place = next(i for i, node in enumerate(model.graph.node) if node is kept or node == kept)
+        model.graph.node[place].CopyFrom(conv)
+        made[result] = model.graph.node[place]
+        if fold:
+            norm.op_type, norm.domain = "Identity", "gone"
+    for node in [node for node in model.graph.node if node.domain == "gone"]:
+        model.graph.node.remove(node)
+    used = {name for node in model.graph.node for name in node.input}
+    for one in [one for one in model.graph.initializer if one.name not in used]:
+        model.graph.initializer.remove(one)
+
+
 class Graph:
     """A float model whose nodes have names, its constants, and what is computed of it for a picture."""
 
     def __init__(self, model):
         if next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx")) < OPSET:
             model = version_converter.convert_version(model, OPSET)
+        without_norms(model)
         self.model = model
         for node in model.graph.node:
             node.name = node.output[0]
