@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::{Body, Envelope, EnvelopeError, Name};
 
@@ -274,6 +275,47 @@ impl Probabilities {
     }
 }
 
+/// The data of a `label` event: what one frame, or a part of it, shows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Label {
+    /// The frame's number at its source.
+    pub sequence: u64,
+    /// Width of the frame in pixels.
+    pub width: u32,
+    /// Height of the frame in pixels.
+    pub height: u32,
+    /// The part of the frame that was looked at; not given: all of it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub region: Option<Rect>,
+    /// The most probable class.
+    pub label: String,
+    /// Its probability, 0 to 1.
+    pub probability: f32,
+    /// The most probable classes, the best first.
+    pub classes: Vec<LabelClass>,
+    /// Which model answered, by its name in the catalog.
+    pub model: String,
+    /// The sha256 of its file in hexadecimal.
+    pub digest: String,
+    /// Who ran it: `tract`, `onnxruntime`, `litert`.
+    pub backend: String,
+    /// Milliseconds from the frame's pixels to the classes.
+    pub inference_ms: f64,
+    /// Of these, milliseconds inside the model itself.
+    pub model_ms: f64,
+}
+
+/// A class of a [`Label`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LabelClass {
+    /// Its name.
+    pub label: String,
+    /// Its number in the model's output, from 0.
+    pub index: u32,
+    /// Its probability, 0 to 1.
+    pub probability: f32,
+}
+
 /// The data of a `text` event: a text to be judged. A body of `text/plain` is taken for the text alone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Text {
@@ -328,4 +370,58 @@ pub struct DeadLetter {
     pub reason: String,
     /// Its first bytes, 1,024 at most, as text; what is no text is replaced.
     pub excerpt: String,
+}
+
+/// The data of a `window` event: what a rule computed of the events in one window of one group.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Window {
+    /// The rule.
+    pub rule: String,
+    /// What the group's events have in common, by name; empty where the rule has no groups.
+    pub group: Map<String, Value>,
+    /// When the window begins, RFC 3339 in UTC.
+    pub start: String,
+    /// When it ends.
+    pub end: String,
+    /// Events in it.
+    pub events: u64,
+    /// The rule's values, by name; null where the events give none.
+    pub values: Map<String, Value>,
+}
+
+/// What an alert tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AlertState {
+    /// The condition holds from now on.
+    Raised,
+    /// It still holds.
+    Repeated,
+    /// It holds no more.
+    Cleared,
+    /// The rule itself does not work; the message says why.
+    Failed,
+}
+
+/// The data of an `alert` event: what a rule has to tell of one group.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Alert {
+    /// The rule.
+    pub rule: String,
+    /// What the group's events have in common, by name; empty where the rule has no groups.
+    pub group: Map<String, Value>,
+    /// What it tells.
+    pub state: AlertState,
+    /// How bad it is: `info`, `warning`, `critical`.
+    pub severity: String,
+    /// For people.
+    pub message: String,
+    /// When it was raised, RFC 3339 in UTC.
+    pub since: String,
+    /// When this was found, in the time of the events.
+    pub at: String,
+    /// Whether it asks to be sent upstream.
+    pub upstream: bool,
+    /// What the rule computed, by name.
+    pub values: Map<String, Value>,
 }
