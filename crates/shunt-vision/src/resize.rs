@@ -3,8 +3,9 @@
 use std::cell::RefCell;
 
 use fast_image_resize::{
-    FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer,
-    images::{CroppedImageMut, Image, ImageRef},
+    FilterType, PixelTrait, ResizeAlg, ResizeOptions, Resizer,
+    images::{TypedCroppedImageMut, TypedImage, TypedImageRef},
+    pixels::{U8, U8x3},
 };
 use shunt_wire::events::{PixelFormat, Rect};
 
@@ -59,10 +60,6 @@ pub(crate) fn resize_into(
         Some((columns, rows))
     });
     let Some((columns, rows)) = place.flatten() else { return target.fill(0) };
-    let format = match picture.format {
-        PixelFormat::Rgb8 => PixelType::U8x3,
-        PixelFormat::Grey8 => PixelType::U8,
-    };
     if (columns.length, rows.length) != size {
         target.fill(0);
     }
@@ -72,17 +69,32 @@ pub(crate) fn resize_into(
         columns.source_length,
         rows.source_length,
     );
-    let mut run = || {
-        let source = ImageRef::new(picture.width, picture.height, &picture.pixels, format).ok()?;
-        let mut target = Image::from_slice_u8(width, height, &mut *target, format).ok()?;
-        let mut part =
-            CroppedImageMut::new(&mut target, columns.from, rows.from, columns.length, rows.length).ok()?;
-        resizer.resize(&source, &mut part, &options).ok()
+    // By type, not by a value: the library would be compiled into this crate for all its thirteen kinds of pixels.
+    let done = match picture.format {
+        PixelFormat::Rgb8 => convolve::<U8x3>(resizer, picture, target, size, [columns, rows], &options),
+        PixelFormat::Grey8 => convolve::<U8>(resizer, picture, target, size, [columns, rows], &options),
     };
-    if run().is_none() {
+    if done.is_none() {
         // All measures were made to fit above, so this can only come from a mistake of ours.
         target.fill(0);
     }
+}
+
+/// Writes a stretch of the picture's columns and rows to its place in the target; `None` if the measures do not fit.
+fn convolve<P: PixelTrait>(
+    resizer: &mut Resizer,
+    picture: &Picture,
+    target: &mut [u8],
+    (width, height): (u32, u32),
+    [columns, rows]: [Stretch; 2],
+    options: &ResizeOptions,
+) -> Option<()> {
+    let source = TypedImageRef::<P>::from_buffer(picture.width, picture.height, &picture.pixels).ok()?;
+    let mut target = TypedImage::<P>::from_buffer(width, height, target).ok()?;
+    let mut part =
+        TypedCroppedImageMut::from_ref(&mut target, columns.from, rows.from, columns.length, rows.length)
+            .ok()?;
+    resizer.resize_typed(&source, &mut part, options).ok()
 }
 
 /// A stretch of the source, in its pixels, and where it comes to lie in the result, in whole pixels.
