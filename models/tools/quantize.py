@@ -12,9 +12,10 @@ What it does beyond onnxruntime.quantization, and why:
   - Batch normalisation becomes part of a convolution.
   - The number of pictures at a time is left open.
 
-Usage: quantize.py MODEL FLOAT.onnx CALIBRATION OUT.onnx
-  MODEL        its name in ../catalog.toml, for how a picture goes in
+Usage: quantize.py MODEL FLOAT.onnx CALIBRATION OUT.onnx [CATALOG]
+  MODEL        its name in the catalog, for how a picture goes in
   CALIBRATION  a folder of pictures (for an expression model: faces from edge to edge), or the wheel of scikit-image
+  CATALOG      ../catalog.toml where it is not told
 """
 import pathlib
 import sys
@@ -23,6 +24,7 @@ import warnings
 import numpy as np
 import onnx
 import onnxruntime
+from google.protobuf.message import DecodeError
 from onnx import numpy_helper, version_converter
 from onnxruntime.quantization import CalibrationMethod, QuantType
 from onnxruntime.quantization.calibrate import TensorsData
@@ -84,6 +86,11 @@ class Graph:
     """A float model whose nodes have names, its constants, and what is computed of it for a picture."""
 
     def __init__(self, model):
+        # Older files list their weights among the inputs; then they could be replaced, and are not folded.
+        constants = {one.name for one in model.graph.initializer}
+        inputs = [one for one in model.graph.input if one.name not in constants]
+        del model.graph.input[:]
+        model.graph.input.extend(inputs)
         if next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx")) < OPSET:
             model = version_converter.convert_version(model, OPSET)
         without_norms(model)
@@ -91,10 +98,6 @@ class Graph:
         for node in model.graph.node:
             node.name = node.output[0]
         self.constants = {one.name: one for one in model.graph.initializer}
-        # Older files list their weights among the inputs; then they could be replaced, and are not folded.
-        inputs = [one for one in model.graph.input if one.name not in self.constants]
-        del model.graph.input[:]
-        model.graph.input.extend(inputs)
         self.input = inputs[0].name
         self.weighted = [n for n in model.graph.node if n.op_type in WEIGHTED and n.input[1] in self.constants]
         if not self.weighted:
@@ -258,25 +261,37 @@ def in_order(model):
     model.graph.node.extend(ordered)
 
 
-def open_batch(model):
-    """Lets the number of pictures be any, where the graph has no fixed number of its own."""
+def open_batch(model, value):
+    """The model for any number of pictures, where two at a time give what each gives alone; else as it is."""
     del model.graph.value_info[:]
-    constants = {one.name: one for one in model.graph.initializer}
-    for node in model.graph.node:
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    constants = {one.name: one for one in made.graph.initializer}
+    for node in made.graph.node:
         if node.op_type == "Reshape" and node.input[1] in constants:
             shape = numpy_helper.to_array(constants[node.input[1]]).copy()
             # 0 is: as many as there were.
             shape[0] = 0 if shape[0] == 1 else shape[0]
             constants[node.input[1]].CopyFrom(numpy_helper.from_array(shape, node.input[1]))
-    for port in (*model.graph.input, *model.graph.output):
+    for port in (*made.graph.input, *made.graph.output):
         port.type.tensor_type.shape.dim[0].dim_param = "batch"
+    name = model.graph.input[0].name
+    try:
+        one = session(model).run(None, {name: value})
+        two = session(made).run(None, {name: np.concatenate([value, value])})
+    except Exception as error:  # The runtime has a class for each of its complaints, and all mean the same here.
+        print(f"the graph takes one picture at a time only: {str(error).splitlines()[0]}", file=sys.stderr)
+        return model
+    same = all(b.shape == (2, *a.shape[1:]) and np.allclose(np.concatenate([a, a]), b, atol=1e-4) for a, b in zip(one, two))
+    return made if same else model
 
 
 def quantise(model, entry, photos):
     graph = Graph(model)
     inside = graph.reach(forwards=True) & graph.reach(forwards=False)
     nodes = [n for n in graph.model.graph.node if n.name in inside and n.op_type in QUANTISED]
-    ranges, means = observe(graph, nodes, [pictures.prepare(photo, entry["input"]) for photo in photos], entry)
+    values = [pictures.prepare(photo, entry["input"]) for photo in photos]
+    ranges, means = observe(graph, nodes, values, entry)
     overrides = {}
     for node in graph.weighted:
         low, high = ranges[node.input[0]]
@@ -294,7 +309,7 @@ def quantise(model, entry, photos):
     made = worker.model.model
     float_ends(made)
     in_order(made)
-    open_batch(made)
+    made = open_batch(made, values[0])
     made.producer_name, made.producer_version = "shunt models quantize", ""
     # By name: the order in which they are found is not part of the result.
     constants = sorted(made.graph.initializer, key=lambda one: one.name)
@@ -305,17 +320,21 @@ def quantise(model, entry, photos):
 
 
 def main():
-    if len(sys.argv) != 5:
+    if len(sys.argv) not in (5, 6):
         raise SystemExit(__doc__)
-    name, source, photos, target = sys.argv[1:]
-    entry = pictures.catalog()["models"].get(name)
+    name, source, photos, target = sys.argv[1:5]
+    entry = pictures.catalog(*sys.argv[5:])["models"].get(name)
     if entry is None:
         raise SystemExit(f"the catalog has no model {name!r}")
     if entry["format"] != "onnx" or entry["input"].get("type", "f32") != "f32":
         raise SystemExit(f"{name} is no float ONNX model")
     of = calibration.of_wheel if photos.endswith(".whl") else calibration.of_folder
     warnings.filterwarnings("ignore", module="onnxruntime")
-    model = quantise(onnx.load(source), entry, of(photos, entry["task"]))
+    try:
+        model = onnx.load(source)
+    except DecodeError as error:
+        raise SystemExit(f"{source} is not an ONNX file: {error}")
+    model = quantise(model, entry, of(photos, entry["task"]))
     pathlib.Path(target).write_bytes(model.SerializeToString(deterministic=True))
     print(f"{target}: {pathlib.Path(target).stat().st_size} bytes, sha256 {pictures.digest(target)}")
 
