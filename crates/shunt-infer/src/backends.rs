@@ -7,7 +7,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Backend, BackendError, Format, Input, Loaded, OnnxRuntime, Order, RunOptions, Tract};
+use crate::{Backend, BackendError, Format, Input, LiteRt, Loaded, OnnxRuntime, Order, RunOptions, Tract};
 
 /// Which back end is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -67,11 +67,16 @@ struct Known {
 }
 
 /// The fastest first: see docs/decisions/0018-onnx-runtime.md.
-const KNOWN: [Known; 2] = [
+const KNOWN: [Known; 3] = [
     Known {
         preference: Preference::Onnxruntime,
         format: Some(Format::Onnx),
         find: || Ok(Arc::new(OnnxRuntime::find()?)),
+    },
+    Known {
+        preference: Preference::Litert,
+        format: Some(Format::Tflite),
+        find: || Ok(Arc::new(LiteRt::find()?)),
     },
     Known { preference: Preference::Tract, format: None, find: || Ok(Arc::new(Tract)) },
 ];
@@ -190,19 +195,17 @@ impl Backends {
         Err(BackendError(said.join("; ")))
     }
 
-    /// Those that are wanted and load such files; where one is not there, why.
-    fn candidates(&self, format: Format) -> Vec<Result<Arc<dyn Backend>, Missing>> {
-        let wanted = self.preference.name();
+    /// Those that are wanted and load such files, each looked for when it is its turn; where one is not there, why.
+    fn candidates(&self, format: Format) -> Box<dyn Iterator<Item = Result<Arc<dyn Backend>, Missing>> + '_> {
+        let wanted = move |name: &str| self.preference.name().is_none_or(|wanted| wanted == name);
         match &self.given {
             Some(given) => {
-                let wanted = given.iter().filter(|own| wanted.is_none_or(|wanted| wanted == own.name()));
-                wanted.filter(|own| own.takes(format)).cloned().map(Ok).collect()
+                let these = given.iter().filter(move |own| wanted(own.name()) && own.takes(format));
+                Box::new(these.cloned().map(Ok))
             }
-            // One after the other, as far as is needed, would be enough; but that a quicker one is missing is to be
-            // told, and those behind are the ones that need no library.
             None => {
-                let wanted = KNOWN.iter().filter(|own| wanted.is_none_or(|wanted| wanted == own.name()));
-                wanted.filter(|own| own.takes(format)).map(|own| (own.find)()).collect()
+                let these = KNOWN.iter().filter(move |own| wanted(own.name()) && own.takes(format));
+                Box::new(these.map(|own| (own.find)()))
             }
         }
     }
