@@ -270,10 +270,9 @@ pub(crate) fn parse(text: &str) -> Result<(IdedExpr, SourceInfo), ExpressionErro
     parser.parse_with_source_info(text).map_err(|errors| {
         let first = errors.errors.into_iter().next();
         let (place, message) =
-            first.map_or(((1, 0), "it cannot be read".to_owned()), |error| (error.pos, error.msg));
+            first.map_or(((1, 1), "it cannot be read".to_owned()), |error| (error.pos, error.msg));
         let number = |number: isize| u32::try_from(number).unwrap_or(0);
-        // The parser counts columns from 0.
-        ExpressionError { message, line: number(place.0).max(1), column: number(place.1) + 1 }
+        ExpressionError { message, line: number(place.0).max(1), column: number(place.1).max(1) }
     })
 }
 

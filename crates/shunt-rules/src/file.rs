@@ -276,7 +276,7 @@ mod tests {
             Format::Toml,
             &[
                 "2:20: a: from.1:",
-                "3:25: a: where: there is no \"nothing\" here",
+                "3:24: a: where: there is no \"nothing\" here",
                 "8:22: b: window.tumbling:",
             ],
         );
