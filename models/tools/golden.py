@@ -89,7 +89,7 @@ def main():
         raise SystemExit(__doc__)
     folders, only = [*sys.argv[1].split(":"), pictures.FOLDER], sys.argv[2:]
     for name, entry in pictures.catalog()["models"].items():
-        if only and name not in only:
+        if (only and name not in only) or "input" not in entry:
             continue
         file = pictures.find(entry, folders)
         if file is None:

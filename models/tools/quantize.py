@@ -326,8 +326,10 @@ def main():
     entry = pictures.catalog(*sys.argv[5:])["models"].get(name)
     if entry is None:
         raise SystemExit(f"the catalog has no model {name!r}")
-    if entry["format"] != "onnx" or entry["input"].get("type", "f32") != "f32":
+    if entry["format"] != "onnx" or entry.get("input", {}).get("type", "f32") != "f32":
         raise SystemExit(f"{name} is no float ONNX model")
+    if "input" not in entry:
+        raise SystemExit(f"the catalog does not say how a picture goes into {name}")
     of = calibration.of_wheel if photos.endswith(".whl") else calibration.of_folder
     warnings.filterwarnings("ignore", module="onnxruntime")
     try:
