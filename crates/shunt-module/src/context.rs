@@ -18,7 +18,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    DeadLetters, Health, Methods, Settings, SettingsHandle, http, logging::LogLevel, metrics,
+    DeadLetters, Facts, Health, Methods, Settings, SettingsHandle, http, logging::LogLevel, metrics,
     standard_methods::StandardMethods,
 };
 
@@ -57,6 +57,8 @@ pub struct Context<S> {
     pub common: Common,
     /// Direct methods: register the module's own.
     pub methods: Methods,
+    /// What the module tells of itself in the reported twin.
+    pub facts: Facts,
     /// Health.
     pub health: Health,
     /// Metrics: names `shunt_<module>_<name>_<unit>[_total]`.
@@ -156,6 +158,7 @@ impl<S: Settings> Context<S> {
             workload: None,
             common,
             methods,
+            facts: Facts::default(),
             health,
             metrics,
             listener,

@@ -10,6 +10,7 @@
 //! - Settings come from defaults, then the environment, then the twin (its last good state on disk, where the cloud
 //!   is away). A change is all or nothing, and answered field by field in the reported twin (law 5).
 //! - Bad settings at the start: every one is named, exit code 78. Bad settings by twin: the old ones stay in force.
+//! - What a module tells of itself ([`Facts`]) stands in the reported twin beside the verdicts.
 //! - `run` never reads the environment or binds a port, so a test runs a module in its own process:
 //!   [`Context::for_test`].
 //! - Queues, bodies and connections are bounded; the bound says what happens when it is reached (law 4).
@@ -65,6 +66,8 @@ mod bus_tls;
 mod context;
 mod dead_letters;
 pub mod docs;
+mod facts;
+mod frames;
 mod handle;
 mod health;
 mod http;
@@ -87,6 +90,8 @@ mod twin;
 
 pub use context::{Common, Context, Events};
 pub use dead_letters::DeadLetters;
+pub use facts::Facts;
+pub use frames::{FrameIntake, FrameJob, FrameMailbox, FrameTally};
 pub use handle::{Proposal, SettingsHandle, SettingsSender};
 pub use health::Health;
 pub use http::HttpProblem;

@@ -22,6 +22,8 @@ const INTEGER: i64 = 1 << 52;
 const NAME_BYTES: usize = 1024;
 /// edgeHub takes 32 KiB of reported properties; some room is left.
 const REPORT_BYTES: usize = 30 * 1024;
+/// Most of them that facts may take.
+const FACTS_BYTES: usize = 8 * 1024;
 
 /// What became of the desired properties.
 #[derive(Debug, Clone, Copy)]
@@ -80,6 +82,35 @@ pub(crate) fn report<S: Settings>(
             }
         }
     }
+    shrink(&mut report);
+    report
+}
+
+/// The report with the facts that the module tells of itself. One that edgeHub would not take, that has the name of a
+/// setting, or that is beyond [`FACTS_BYTES`], is left out.
+pub(crate) fn with_facts(mut report: Map<String, Value>, facts: &Map<String, Value>) -> Map<String, Value> {
+    let mut room = FACTS_BYTES;
+    let mut told = Map::new();
+    for (name, value) in facts {
+        let size = name.len() + value.to_string().len() + 4;
+        let fits = if report.contains_key(name) {
+            Err("a setting has its name")
+        } else if size > room {
+            Err("all facts together may have 8 KiB")
+        } else {
+            check_name(name).and_then(|()| check_value(value, 1))
+        };
+        match fits {
+            Ok(()) => {
+                room -= size;
+                told.insert(name.clone(), value.clone());
+            }
+            Err(reason) => {
+                tracing::warn!(fact = name, reason, "A fact cannot be told in the reported twin.");
+            }
+        }
+    }
+    report.extend(told);
     shrink(&mut report);
     report
 }
@@ -280,6 +311,22 @@ mod tests {
         assert_eq!(report["field9"]["value"], Value::Null);
         assert_ne!(report["field0"]["value"], Value::Null);
         assert_eq!(report["field9"]["ac"], 200);
+    }
+
+    #[test]
+    fn facts_stand_beside_the_verdicts_and_what_cannot_be_told_is_left_out() {
+        let verdicts = |name: &str| Map::from_iter([(name.to_owned(), json!({"value": 1, "ac": 200}))]);
+        let facts = json!({
+            "serving": {"model": "small", "ms": 1.5},
+            "watts": 7,
+            "a b": 1,
+            "long": "x".repeat(5000),
+            "rows": ["x".repeat(4090), "y".repeat(4090)],
+        });
+        let facts = serde_json::from_value(facts).unwrap();
+        let report = with_facts(verdicts("watts"), &facts);
+        let expected = json!({"watts": {"value": 1, "ac": 200}, "serving": {"model": "small", "ms": 1.5}});
+        assert_eq!(Value::Object(report), expected);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    BadVariable, Common, Context, Events, Health, Methods, Settings, SettingsHandle, bus_tls, logging,
+    BadVariable, Common, Context, Events, Facts, Health, Methods, Settings, SettingsHandle, bus_tls, logging,
     logging::LogLevel, metrics, redact, settings::Layers, standard_methods::StandardMethods, store::Store,
     twin::Keeper,
 };
@@ -237,7 +237,7 @@ where
     if let Err(error) = registry.register(Box::new(common)) {
         tracing::error!(%error, "The common metrics cannot be registered.");
     }
-    let methods = Methods::default();
+    let (methods, facts) = (Methods::default(), Facts::default());
     let standard = StandardMethods {
         name: start.name.to_string(),
         bus: bus.clone(),
@@ -259,6 +259,7 @@ where
         workload,
         common: start.common.clone(),
         methods: methods.clone(),
+        facts: facts.clone(),
         health: health.clone(),
         metrics: registry,
         listener,
@@ -273,7 +274,8 @@ where
     if let Some(hub) = &hub {
         own.spawn(watch_hub(hub.clone(), health.clone(), shutdown.clone()));
         own.spawn(methods.serve(hub.clone(), shutdown.clone()));
-        own.spawn(Keeper::new(start.layers, store, kept, sender, hub.clone()).run(shutdown.clone()));
+        let keeper = Keeper::new(start.layers, store, kept, sender, facts, hub.clone());
+        own.spawn(keeper.run(shutdown.clone()));
     }
     tracing::info!(
         module = %start.name,

@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Problems, Settings, SettingsSender,
+    Facts, Problems, Settings, SettingsSender,
     report::{self, Outcome},
     settings::Layers,
     store::{Kept, Store},
@@ -27,11 +27,14 @@ pub(crate) struct Keeper<S> {
     store: Store,
     kept: Kept,
     settings: SettingsSender<S>,
+    facts: Facts,
     hub: Hub,
     /// The twin that was weighed last, and what was wrong with it.
     weighed: Option<(Desired, Option<Problems>)>,
-    /// The report that the hub has not taken yet.
-    pending: Option<Map<String, Value>>,
+    /// The verdicts on the settings; none before the first twin was weighed, and nothing is reported before.
+    verdicts: Option<Map<String, Value>>,
+    /// Is there something that the hub was not told yet?
+    pending: bool,
 }
 
 // === impl Keeper ===
@@ -42,9 +45,10 @@ impl<S: Settings> Keeper<S> {
         store: Store,
         kept: Kept,
         settings: SettingsSender<S>,
+        facts: Facts,
         hub: Hub,
     ) -> Self {
-        Self { layers, store, kept, settings, hub, weighed: None, pending: None }
+        Self { layers, store, kept, settings, facts, hub, weighed: None, verdicts: None, pending: false }
     }
 
     /// Runs until shutdown.
@@ -54,6 +58,7 @@ impl<S: Settings> Keeper<S> {
 
     async fn keep(&mut self) {
         let (mut desired, mut state) = (self.hub.desired(), self.hub.state());
+        let mut facts = self.facts.subscribe();
         let mut wait = RETRY.0;
         loop {
             let now = desired.borrow_and_update().clone();
@@ -62,7 +67,7 @@ impl<S: Settings> Keeper<S> {
             {
                 self.weigh(now).await;
             }
-            if self.pending.is_some() && *state.borrow_and_update() == HubState::Connected {
+            if self.pending && *state.borrow_and_update() == HubState::Connected {
                 if self.send().await {
                     wait = RETRY.0;
                 } else {
@@ -73,7 +78,12 @@ impl<S: Settings> Keeper<S> {
             let gone = tokio::select! {
                 changed = desired.changed() => changed.is_err(),
                 changed = state.changed() => changed.is_err(),
-                () = tokio::time::sleep_until(again), if self.pending.is_some() => false,
+                // Never an error: a sender is held here.
+                _ = facts.changed() => {
+                    self.pending = self.verdicts.is_some();
+                    false
+                }
+                () = tokio::time::sleep_until(again), if self.pending => false,
             };
             if gone {
                 return;
@@ -101,12 +111,13 @@ impl<S: Settings> Keeper<S> {
             report::report(&self.layers, &self.settings.in_force(), &desired, &self.kept.desired, outcome);
         // The set must be on disk before the cloud hears that it is in force.
         self.save().await;
-        self.pending = Some(report);
+        self.verdicts = Some(report);
+        self.pending = true;
         self.weighed = Some((desired, problems));
     }
 
     async fn propose(&mut self, desired: &Desired, settings: S) -> Result<(), Problems> {
-        let hub = self.hub.clone();
+        let (hub, facts) = (self.hub.clone(), self.facts.get());
         let (layers, kept, sender) = (&self.layers, &mut self.kept, &self.settings);
         let mut verdict = std::pin::pin!(sender.propose(settings));
         if let Ok(verdict) = timeout(IN_PROGRESS, &mut verdict).await {
@@ -115,7 +126,7 @@ impl<S: Settings> Keeper<S> {
         let at_work = report::report(layers, &sender.in_force(), desired, &kept.desired, Outcome::InProgress);
         let reporting = async {
             // The final answer follows, so nothing is lost when this one is.
-            send(&hub, kept, at_work).await;
+            send(&hub, kept, report::with_facts(at_work, &facts)).await;
             std::future::pending::<()>().await;
         };
         first(verdict, reporting).await
@@ -123,13 +134,13 @@ impl<S: Settings> Keeper<S> {
 
     /// Reports what is pending; tells whether the hub took it.
     async fn send(&mut self) -> bool {
-        let Some(report) = self.pending.take() else { return true };
-        if send(&self.hub, &mut self.kept, report.clone()).await {
+        let Some(verdicts) = self.verdicts.clone() else { return true };
+        let report = report::with_facts(verdicts, &self.facts.get());
+        self.pending = !send(&self.hub, &mut self.kept, report).await;
+        if !self.pending {
             self.save().await;
-            return true;
         }
-        self.pending = Some(report);
-        false
+        !self.pending
     }
 
     async fn save(&self) {

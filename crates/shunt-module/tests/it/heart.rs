@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc, time::D
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use shunt_module::{Context, Health, Problems, Settings};
+use shunt_module::{Context, Facts, Health, Problems, Settings};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -46,6 +46,7 @@ impl Settings for HeartSettings {
 pub(crate) struct Heart {
     pub(crate) http: SocketAddr,
     pub(crate) health: Health,
+    pub(crate) facts: Facts,
     /// Each settings change that came.
     pub(crate) changes: mpsc::Receiver<Arc<HeartSettings>>,
     /// Ends the thoughts of the owner "slow".
@@ -81,13 +82,13 @@ impl Heart {
             };
             shunt_module::live(&environment, stop, |context: Context<HeartSettings>| {
                 let address = context.listener.local_addr().unwrap();
-                started_sender.send((address, context.health.clone())).unwrap();
+                started_sender.send((address, context.health.clone(), context.facts.clone())).unwrap();
                 run(context, changes_sender, decided)
             })
             .await
         });
-        let (http, health) = timeout(Duration::from_secs(10), started).await.unwrap().unwrap();
-        Self { http, health, changes, decide, stop: Some(stop), exit }
+        let (http, health, facts) = timeout(Duration::from_secs(10), started).await.unwrap().unwrap();
+        Self { http, health, facts, changes, decide, stop: Some(stop), exit }
     }
 
     /// Stops it; its exit code.

@@ -108,6 +108,27 @@ async fn a_bad_twin_changes_nothing_and_every_mistake_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_module_tells_of_itself_stands_in_the_reported_twin() {
+    let folder = tempfile::tempdir().unwrap();
+    let sim = sim(folder.path()).await;
+    let heart = Heart::start(variables(&sim, folder.path(), &[])).await;
+    heart.facts.set("beats", json!({"counted": 12, "of": {"left": 7}}));
+    answered(&sim, "beats", json!({"counted": 12, "of": {"left": 7}})).await;
+    heart.facts.set("beats", json!({"counted": 13}));
+    answered(&sim, "beats", json!({"counted": 13})).await;
+    // New settings leave it where it is; what has a setting's name is not told.
+    heart.facts.set("rate", json!("high"));
+    let version = sim.patch_desired("heart", &json!({"rate": 80})).unwrap();
+    answered(&sim, "rate", json!({"value": 80.0, "ac": 200, "av": version, "ad": "applied"})).await;
+    answered(&sim, "beats", json!({"counted": 13})).await;
+    heart.facts.remove("beats");
+    let gone = || async { reported(&sim).get("beats").is_none() };
+    eventually(PATIENCE, gone).await;
+    assert_eq!(heart.stop().await, 0);
+    sim.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_module_at_work_with_new_settings_says_so() {
     let folder = tempfile::tempdir().unwrap();
     let sim = sim(folder.path()).await;
