@@ -314,6 +314,9 @@ pub struct LabelClass {
     pub index: u32,
     /// Its probability, 0 to 1.
     pub probability: f32,
+    /// Where it is, in pixels of the frame; not given where the model does not tell that.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub bounds: Option<Rect>,
 }
 
 /// The data of a `text` event: a text to be judged. A body of `text/plain` is taken for the text alone.
