@@ -54,12 +54,8 @@ pub(crate) fn routes(in_use: InUse, models_dir: PathBuf) -> Router {
 /// `POST /score`: a grey face of 64x64 pixels, eight probabilities in FER+'s order.
 async fn score(State(api): State<Api>, body: Bytes) -> Result<Json<ScoreAnswer>, HttpProblem> {
     api.work(move |models, _| {
-        let request: ScoreRequest = serde_json::from_slice(&body).map_err(|error| {
-            bad(
-                "not a request to score",
-                &format!("{error}; wanted is {{\"data\": [1][1][64][64] numbers from 0 to 255}}"),
-            )
-        })?;
+        let request =
+            ScoreRequest::parse(&body).map_err(|error| bad("not a request to score", &error.to_string()))?;
         if request.shape != [1, 1, 64, 64] {
             let detail = format!("data has the shape {:?}, but must have [1, 1, 64, 64]", request.shape);
             return Err(bad("data of the wrong shape", &detail));

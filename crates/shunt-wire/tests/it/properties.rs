@@ -165,9 +165,45 @@ proptest! {
     #[test]
     fn no_bytes_break_a_reader(bytes in vec(any::<u8>(), 0..300), content_type in option::of(".{0,40}")) {
         drop(Envelope::from_structured(&bytes));
-        drop(serde_json::from_slice::<ScoreRequest>(&bytes));
+        drop(ScoreRequest::parse(&bytes));
         let none: &[(String, String)] = &[];
         drop(Envelope::from_binary(content_type.as_deref(), none, bytes.into()));
+    }
+
+    #[test]
+    fn every_score_request_is_read_as_it_was_written(
+        shape in [1_usize..3, 1_usize..4, 1_usize..6, 1_usize..6],
+        seed in vec(any::<u8>(), 450),
+        pretty in any::<bool>(),
+    ) {
+        let mut values = seed.iter().copied().take(shape.iter().product());
+        let [batch, channels, height, width] = shape;
+        let mut list = |count: usize| values.by_ref().take(count).collect::<Vec<u8>>();
+        let data: Vec<Vec<Vec<Vec<u8>>>> = (0..batch)
+            .map(|_| (0..channels).map(|_| (0..height).map(|_| list(width)).collect()).collect())
+            .collect();
+        let request = serde_json::json!({ "data": data });
+        let text = if pretty { serde_json::to_vec_pretty(&request) } else { serde_json::to_vec(&request) }.unwrap();
+        let read = ScoreRequest::parse(&text).unwrap();
+        prop_assert_eq!(read.shape, shape);
+        prop_assert_eq!(read.values, seed[..shape.iter().product()].to_vec());
+    }
+
+    #[test]
+    fn a_damaged_score_request_is_read_or_refused(
+        damage in vec((any::<proptest::sample::Index>(), any::<u8>()), 1..8),
+        end in any::<proptest::sample::Index>(),
+    ) {
+        let mut text = br#"{"data": [[[[0, 12, 255], [7.0, 8, 9]]], [[[1, 2, 3], [4, 5, 6]]]], "more": {"a": [1]}}"#.to_vec();
+        for (index, byte) in damage {
+            let index = index.index(text.len());
+            text[index] = byte;
+        }
+        for text in [&text[..], &text[..end.index(text.len())]] {
+            if let Ok(read) = ScoreRequest::parse(text) {
+                prop_assert_eq!(read.values.len(), read.shape.iter().product::<usize>());
+            }
+        }
     }
 
     #[test]

@@ -42,10 +42,10 @@ async fn score_refuses_what_is_not_a_face_and_says_why() {
         (json!({"data": []}).to_string(), "[0, 0, 0, 0]"),
         (ragged.to_string(), "not all of the same length"),
         (large.to_string(), "256"),
-        (json!({"data": "face"}).to_string(), "invalid type"),
-        (json!({"picture": 1}).to_string(), "missing field"),
-        ("{\"data\": [[[[1, 2".to_owned(), "EOF"),
-        (String::new(), "EOF"),
+        (json!({"data": "face"}).to_string(), "data is a text (byte 8), but must be a list"),
+        (json!({"picture": 1}).to_string(), "the field `data` is missing"),
+        ("{\"data\": [[[[1, 2".to_owned(), "the body ends after 17 bytes"),
+        (String::new(), "the body ends after 0 bytes"),
     ] {
         let (status, text) = stage.post("/score", body).await;
         assert_eq!(status, 400, "{text}");
