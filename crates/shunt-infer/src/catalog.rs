@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
+use shunt_vision::{Colour, Fit, Layout, TensorPlan};
 use shunt_wire::events::Expression;
 
 use crate::{Element, Golden};
@@ -254,36 +255,6 @@ pub enum Normalise {
     /// `(value / 255 - mean) / deviation` with `ImageNet`'s mean (0.485, 0.456, 0.406) and deviation (0.229, 0.224,
     /// 0.225) of red, green and blue.
     Imagenet,
-}
-
-/// The order of the values.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Layout {
-    /// Pixel by pixel.
-    Nhwc,
-    /// Channel by channel.
-    Nchw,
-}
-
-/// The colours a model wants.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Colour {
-    /// Red, green, blue.
-    Rgb,
-    /// One channel, BT.601.
-    Grey,
-}
-
-/// How a picture is brought to the input's size.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Fit {
-    /// Padded with black to a square around its middle.
-    Letterbox,
-    /// Made to the size, whatever its sides.
-    Stretch,
 }
 
 /// A number for all channels, or one for each.
@@ -544,6 +515,20 @@ impl Input {
             None => [default; 3],
         };
         (each(self.scale, 1.0), each(self.offset, 0.0))
+    }
+
+    /// How a picture becomes this input.
+    pub fn plan(&self) -> TensorPlan {
+        let (scale, offset) = self.scaling();
+        TensorPlan {
+            width: self.width(),
+            height: self.height(),
+            layout: self.layout,
+            colour: self.colour,
+            fit: self.fit,
+            scale,
+            offset,
+        }
     }
 
     /// Width in pixels.

@@ -41,11 +41,22 @@ pub struct Classification {
 impl Classification {
     /// The numbers of the `count` most probable classes, the best first.
     pub fn best(&self, count: usize) -> Vec<(usize, f32)> {
-        let mut order: Vec<(usize, f32)> = self.probabilities.iter().copied().enumerate().collect();
-        order.sort_by(|(left, a), (right, b)| b.total_cmp(a).then(left.cmp(right)));
-        order.truncate(count);
-        order
+        best_classes(&self.probabilities, count)
     }
+}
+
+/// The numbers of the `count` most probable classes with their probabilities, the best first.
+pub fn best_classes(probabilities: &[f32], count: usize) -> Vec<(usize, f32)> {
+    let mut order: Vec<(usize, f32)> = probabilities.iter().copied().enumerate().collect();
+    let better =
+        |left: &(usize, f32), right: &(usize, f32)| right.1.total_cmp(&left.1).then(left.0.cmp(&right.0));
+    if count < order.len() {
+        // A thousand classes are not put in order for five of them.
+        order.select_nth_unstable_by(count, better);
+        order.truncate(count);
+    }
+    order.sort_unstable_by(better);
+    order
 }
 
 // === impl Classifier ===

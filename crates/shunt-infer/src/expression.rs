@@ -51,7 +51,8 @@ impl ExpressionReader {
 
     /// As [`ExpressionReader::read`], and how long the model itself took, without cutting out the face.
     pub fn read_timed(&self, picture: &Picture, face: Rect) -> Result<(Probabilities, Duration), ModelError> {
-        let side = face.width.max(face.height) * self.margin;
+        // A box without area is a mistake of the face finder, not of ours: its middle is looked at.
+        let side = (face.width.max(face.height) * self.margin).max(1.0);
         let square = Rect {
             x: face.x + (face.width - side) / 2.0,
             y: face.y + (face.height - side) / 2.0,
@@ -80,6 +81,11 @@ impl ExpressionReader {
 
     fn answer(&self, input: Tensor) -> Result<(Probabilities, Duration), ModelError> {
         let (outputs, took) = self.model.run_timed(input)?;
+        Ok((self.probabilities(outputs)?, took))
+    }
+
+    /// The expression in the outputs of a run of [`ExpressionReader::model`] on one face.
+    pub fn probabilities(&self, outputs: Vec<Tensor>) -> Result<Probabilities, ModelError> {
         let mut values = outputs.into_iter().nth(self.output).map(Tensor::into_f32).unwrap_or_default();
         if values.len() != self.labels.len() {
             return Err(ModelError::Answer {
@@ -95,6 +101,6 @@ impl ExpressionReader {
                 *place = value;
             }
         }
-        Ok((Probabilities::from_fer_plus(probabilities), took))
+        Ok(Probabilities::from_fer_plus(probabilities))
     }
 }

@@ -99,6 +99,12 @@ impl FaceFinder {
     ) -> Result<(Vec<Detection>, Duration), ModelError> {
         let (input, shown) = self.model.whole(picture)?;
         let (outputs, took) = self.model.run_timed(input)?;
+        Ok((self.read(outputs, shown, options), took))
+    }
+
+    /// The faces in the outputs of a run of [`FaceFinder::model`], best score first; `shown` is what its input shows of
+    /// the picture, as [`Model::fitted`] tells it.
+    pub fn read(&self, outputs: Vec<Tensor>, shown: Rect, options: &FaceOptions) -> Vec<Detection> {
         let mut faces = self.decode(outputs, options.min_score);
         faces.truncate(options.max_faces);
         for face in &mut faces {
@@ -110,7 +116,7 @@ impl FaceFinder {
                 height: height * shown.height,
             };
         }
-        Ok((faces, took))
+        faces
     }
 
     fn decode(&self, outputs: Vec<Tensor>, min_score: f32) -> Vec<Detection> {

@@ -53,17 +53,17 @@ pub use accuracy::{Accuracy, AccuracyError, expression_accuracy};
 pub use backend::{Backend, BackendError, Description, Loaded, Order, Port, RunOptions};
 pub use backends::{Backends, Chosen, Missing, Preference};
 pub use catalog::{
-    Activation, Anchors, Catalog, CatalogError, Channels, Colour, Convert, Defaults, Fit, Format, Input,
-    Layout, Measured, Member, ModelEntry, Normalise, Output, PictureFile, PictureSet, Source, SourceKind,
-    Task,
+    Activation, Anchors, Catalog, CatalogError, Channels, Convert, Defaults, Format, Input, Measured, Member,
+    ModelEntry, Normalise, Output, PictureFile, PictureSet, Source, SourceKind, Task,
 };
-pub use classify::{Class, Classification, Classifier};
+pub use classify::{Class, Classification, Classifier, best_classes};
 pub use expression::ExpressionReader;
 pub use face::{FaceFinder, FaceOptions};
 pub use golden::{Golden, Proof, pattern};
 pub use model::{Model, ModelError};
 pub use onnxruntime::OnnxRuntime;
 pub use reading::FaceReading;
+pub use shunt_vision::{Colour, Fit, Layout};
 pub use store::{ModelStore, digest};
 pub use tensor::{Element, Tensor, Values};
 pub use tract::Tract;

@@ -5,11 +5,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use shunt_vision::{Picture, PixelFormat, Rect, letterbox, resize, resize_region, to_grey, to_rgb};
+use shunt_vision::{Colour, Picture, PixelFormat, Rect, TensorError};
 
 use crate::{
-    BackendError, Backends, Chosen, Colour, Description, Element, Fit, Input, Layout, Loaded, ModelEntry,
-    ModelStore, Port, Proof, Task, Tensor, Values, golden, store::digest,
+    BackendError, Backends, Chosen, Description, Element, Input, Loaded, ModelEntry, ModelStore, Port, Proof,
+    Task, Tensor, Values, golden, store::digest,
 };
 
 /// A model that is loaded and checked.
@@ -112,6 +112,14 @@ pub enum ModelError {
     NoPictures {
         /// The model.
         model: String,
+    },
+    /// The picture cannot be fitted into its input.
+    #[error("the picture cannot go into the model {model:?}: {source}")]
+    Picture {
+        /// The model.
+        model: String,
+        /// Why.
+        source: TensorError,
     },
     /// So many inputs were put in.
     #[error("the model {model:?} takes {expected} inputs, not {found}")]
@@ -229,7 +237,7 @@ impl Model {
         let inputs = match &self.entry.input {
             Some(input) => {
                 let format = if input.colour == Colour::Rgb { PixelFormat::Rgb8 } else { PixelFormat::Grey8 };
-                vec![tensor(input, &Picture::black(input.width(), input.height(), format))]
+                vec![self.whole(&Picture::black(input.width(), input.height(), format))?.0]
             }
             None => self.describe().inputs.iter().map(zeros).collect(),
         };
@@ -247,7 +255,7 @@ impl Model {
         let wrong = |problem: String| ModelError::Golden { model: self.name.clone(), problem };
         let picture = Picture::new(input.width(), input.height(), format, golden::pattern(input))
             .map_err(|error| wrong(error.to_string()))?;
-        let outputs = self.run(vec![tensor(input, &picture)])?;
+        let outputs = self.run(vec![self.whole(&picture)?.0])?;
         let names = self.describe().outputs.iter().map(|port| port.name.clone());
         golden.compare(&self.name, &names.zip(outputs).collect::<Vec<_>>()).map(Some)
     }
@@ -319,73 +327,45 @@ impl Model {
 
     /// The whole picture as this model's input, and which part of the picture (in its pixels) the input shows.
     pub fn whole(&self, picture: &Picture) -> Result<(Tensor, Rect), ModelError> {
-        let input = self.input()?;
-        Ok(match input.fit {
-            Fit::Letterbox => {
-                let (square, place) = letterbox(picture, input.width());
-                let shown = Rect { x: place.x, y: place.y, width: place.side, height: place.side };
-                (tensor(input, &square), shown)
-            }
-            Fit::Stretch => {
-                let shown =
-                    Rect { x: 0.0, y: 0.0, width: picture.width as f32, height: picture.height as f32 };
-                (tensor(input, &resize(picture, input.width(), input.height())), shown)
-            }
-        })
+        self.fitted(picture, None)
     }
 
     /// A part of the picture as this model's input.
     pub fn part(&self, picture: &Picture, part: Rect) -> Result<Tensor, ModelError> {
+        Ok(self.fitted(picture, Some(part))?.0)
+    }
+
+    /// A part of the picture, or all of it, as this model's input, and which part of the picture (in its pixels) the
+    /// input shows: more than was asked for where the input has padding.
+    pub fn fitted(&self, picture: &Picture, part: Option<Rect>) -> Result<(Tensor, Rect), ModelError> {
         let input = self.input()?;
-        Ok(tensor(input, &resize_region(picture, part, input.width(), input.height())))
+        picture_tensor(input, picture, part)
+            .map_err(|source| ModelError::Picture { model: self.name.clone(), source })
     }
 }
 
-/// A picture of the input's size as a tensor, in the colours and by the scale of the catalog.
-fn tensor(input: &Input, picture: &Picture) -> Tensor {
-    let coloured = match (input.colour, picture.format) {
-        (Colour::Rgb, PixelFormat::Grey8) => Some(to_rgb(picture.clone())),
-        (Colour::Grey, PixelFormat::Rgb8) => Some(to_grey(picture)),
-        _ => None,
-    };
-    let pixels = &coloured.as_ref().unwrap_or(picture).pixels;
-    let channels = if input.colour == Colour::Rgb { 3 } else { 1 };
-    let values = match input.element {
-        Element::U8 => Values::U8(ordered(pixels, input.layout, channels, |value, _| value)),
+/// A picture, or a part of it, as the catalog says that it goes in, and what the input shows of it.
+pub(crate) fn picture_tensor(
+    input: &Input,
+    picture: &Picture,
+    part: Option<Rect>,
+) -> Result<(Tensor, Rect), TensorError> {
+    let plan = input.plan();
+    let count = plan.values();
+    let (shown, values) = match input.element {
+        Element::U8 => {
+            let mut values = vec![0; count];
+            (plan.fill(picture, part, &mut values)?, Values::U8(values))
+        }
         // As quantised models mean it: 128 is zero.
-        Element::I8 => Values::I8(ordered(pixels, input.layout, channels, |value, _| (value ^ 0x80) as i8)),
+        Element::I8 => {
+            let mut values = vec![0; count];
+            (plan.fill(picture, part, &mut values)?, Values::I8(values))
+        }
         _ => {
-            let (scale, offset) = input.scaling();
-            let tables: Vec<_> =
-                scale.into_iter().zip(offset).map(|(scale, offset)| table(scale, offset)).collect();
-            Values::F32(ordered(pixels, input.layout, channels, |value, channel| {
-                let of_channel = tables.get(channel);
-                of_channel.and_then(|table| table.get(usize::from(value))).copied().unwrap_or_default()
-            }))
+            let mut values = vec![0.0; count];
+            (plan.fill(picture, part, &mut values)?, Values::F32(values))
         }
     };
-    Tensor { shape: input.shape.to_vec(), values }
-}
-
-/// What each value from 0 to 255 becomes.
-fn table(scale: f32, offset: f32) -> Vec<f32> {
-    (0..=255_u8).map(|value| f32::from(value) * scale + offset).collect()
-}
-
-/// The values of pixels, in the order of the layout.
-fn ordered<T>(pixels: &[u8], layout: Layout, channels: usize, value: impl Fn(u8, usize) -> T) -> Vec<T> {
-    match layout {
-        Layout::Nhwc => {
-            let pixels = pixels.chunks_exact(channels);
-            pixels
-                .flat_map(|pixel| pixel.iter().zip(0..).map(|(&byte, channel)| value(byte, channel)))
-                .collect()
-        }
-        Layout::Nchw => (0..channels)
-            .flat_map(|channel| {
-                pixels.iter().skip(channel).step_by(channels).map(move |&byte| (byte, channel))
-            })
-            .map(|(byte, channel)| value(byte, channel))
-            .collect(),
-    }
+    Ok((Tensor { shape: input.shape.to_vec(), values }, shown))
 }
