@@ -1,9 +1,13 @@
 //! Files to pictures, within limits.
 
-use std::{io::Cursor, panic};
+use std::{
+    io::{self, Cursor},
+    panic,
+};
 
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, metadata::Orientation};
-use shunt_wire::events::PixelFormat;
+use jpeg_decoder::PixelFormat as JpegFormat;
+use shunt_wire::events::{PixelFormat, Rect};
 use zune_jpeg::{
     JpegDecoder,
     zune_core::{bytestream::ZCursor, colorspace::ColorSpace, options::DecoderOptions},
@@ -14,11 +18,31 @@ use crate::{
     picture::{mirrored, rotate},
 };
 
+/// From so many pixels on, a JPEG file is decoded at a half, a quarter or an eighth of its size where that is enough.
+/// Below, the whole is as quick: see docs/decisions/0015-jpeg-decoding.md.
+const REDUCED_FROM_PIXELS: u64 = 2_000_000;
+
 /// How large a picture may be.
+///
+/// A picture takes three bytes a pixel, a grey one a byte. While it is decoded, the files that need most (PNG with
+/// four channels of 16 bits, progressive JPEG) take up to eleven bytes a pixel in all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DecodeLimits {
     /// The most pixels, width times height. Default 40 million: three bytes each make 120 MB.
     pub max_pixels: u64,
+}
+
+/// A picture that was decoded for a purpose, perhaps smaller than its file says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decoded {
+    /// The picture.
+    pub picture: Picture,
+    /// One of its pixels stands for so many pixels of the file along each side: 1, 2, 4 or 8.
+    pub reduced: u32,
+    /// Width of the file's picture, turned as its EXIF data say, in pixels.
+    pub width: u32,
+    /// Height, in the same way.
+    pub height: u32,
 }
 
 /// Why a file is not a picture that we can use.
@@ -76,15 +100,53 @@ impl DecodeLimits {
     }
 }
 
+// === impl Decoded ===
+
+impl Decoded {
+    /// From the file's pixels; they and the measures are turned here.
+    fn new(picture: Picture, size: (u32, u32), reduced: u32, orientation: Orientation) -> Self {
+        let (width, height) = if swaps_sides(orientation) { (size.1, size.0) } else { size };
+        Self { picture: oriented(picture, orientation), reduced, width, height }
+    }
+
+    /// A rectangle in pixels of `picture`, in pixels of the file's picture.
+    pub fn to_file(&self, rect: Rect) -> Rect {
+        let factor = self.reduced as f32;
+        Rect {
+            x: rect.x * factor,
+            y: rect.y * factor,
+            width: rect.width * factor,
+            height: rect.height * factor,
+        }
+    }
+}
+
 /// Reads a picture file: JPEG, PNG, BMP, GIF (its first picture) or WebP.
 ///
-/// The picture is turned as its EXIF data say. Transparency is ignored. Grey files give grey pictures, all
-/// others RGB.
+/// The picture is turned as its EXIF data say. Transparency is dropped: a pixel has the colour that its file gives
+/// it, whatever its alpha, as `convert("RGB")` of Python's Pillow has it. Channels of 16 bits are rounded to 8,
+/// palettes and CMYK become RGB. Grey files give grey pictures, all others RGB.
 ///
 /// # Errors
 ///
 /// See [`DecodeError`]; the measures are checked from the header, before the pixels are decoded.
 pub fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Picture, DecodeError> {
+    Ok(decode_for(bytes, limits, u32::MAX, u32::MAX)?.picture)
+}
+
+/// As [`decode`], for somebody who needs no more than `width` by `height` pixels: a large JPEG file is decoded at a
+/// half, a quarter or an eighth of its size if that is still as wide and as high. It is quicker and takes less
+/// memory; each pixel is the mean of those that it stands for.
+///
+/// # Errors
+///
+/// As [`decode`]; the limits are for the whole picture, not for the reduced one.
+pub fn decode_for(
+    bytes: &[u8],
+    limits: &DecodeLimits,
+    width: u32,
+    height: u32,
+) -> Result<Decoded, DecodeError> {
     let limits = *limits;
     let format = image::guess_format(bytes).ok().and_then(|format| Some((format, name(format)?)));
     let Some((format, format_name)) = format else {
@@ -92,7 +154,7 @@ pub fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Picture, DecodeErro
     };
     // Hostile bytes come in here from outside; a mistake inside a decoder must not end the thread that serves us.
     let decoded = panic::catch_unwind(|| match format {
-        ImageFormat::Jpeg => decode_jpeg(bytes, limits),
+        ImageFormat::Jpeg => decode_jpeg(bytes, limits, (width, height)),
         format => decode_other(bytes, format, format_name, limits),
     });
     decoded.unwrap_or_else(|_| {
@@ -111,7 +173,7 @@ fn name(format: ImageFormat) -> Option<&'static str> {
     })
 }
 
-fn decode_jpeg(bytes: &[u8], limits: DecodeLimits) -> Result<Picture, DecodeError> {
+fn decode_jpeg(bytes: &[u8], limits: DecodeLimits, wanted: (u32, u32)) -> Result<Decoded, DecodeError> {
     let damaged = |reason: String| DecodeError::Damaged { format: "JPEG", reason };
     let options = DecoderOptions::default()
         .set_max_width(usize::from(u16::MAX))
@@ -128,17 +190,52 @@ fn decode_jpeg(bytes: &[u8], limits: DecodeLimits) -> Result<Picture, DecodeErro
     if !jpeg_is_complete(bytes) {
         return Err(truncated());
     }
-    let format = if decoder.input_colorspace() == Some(ColorSpace::Luma) {
+    let (width, height) = (width as u32, height as u32);
+    let orientation = decoder.exif().and_then(|exif| Orientation::from_exif_chunk(exif));
+    let orientation = orientation.unwrap_or(Orientation::NoTransforms);
+    let colours = decoder.input_colorspace();
+    if matches!(colours, Some(ColorSpace::Luma | ColorSpace::YCbCr)) {
+        let wanted = if swaps_sides(orientation) { (wanted.1, wanted.0) } else { wanted };
+        let reduced = reduction(width, height, wanted);
+        if let Some(picture) = reduced.and_then(|factor| decode_reduced_jpeg(bytes, width, height, factor)) {
+            return Ok(Decoded::new(picture, (width, height), reduced.unwrap_or(1), orientation));
+        }
+    }
+    let format = if colours == Some(ColorSpace::Luma) {
         decoder.set_options(options.jpeg_set_out_colorspace(ColorSpace::Luma));
         PixelFormat::Grey8
     } else {
         PixelFormat::Rgb8
     };
     let pixels = decoder.decode().map_err(|error| damaged(format!("{error}")))?;
-    let picture = Picture::new(width as u32, height as u32, format, pixels)
-        .map_err(|error| damaged(error.to_string()))?;
-    let orientation = decoder.exif().and_then(|exif| Orientation::from_exif_chunk(exif));
-    Ok(oriented(picture, orientation.unwrap_or(Orientation::NoTransforms)))
+    let picture = Picture::new(width, height, format, pixels).map_err(|error| damaged(error.to_string()))?;
+    Ok(Decoded::new(picture, (width, height), 1, orientation))
+}
+
+/// How far a picture can be reduced and still be as large as wanted; nothing if it cannot, or if it is so small that
+/// nothing is gained.
+fn reduction(width: u32, height: u32, wanted: (u32, u32)) -> Option<u32> {
+    if u64::from(width) * u64::from(height) < REDUCED_FROM_PIXELS {
+        return None;
+    }
+    [8, 4, 2].into_iter().find(|&factor| width / factor >= wanted.0 && height / factor >= wanted.1)
+}
+
+/// The picture with each side divided by the factor. `None`: this decoder does not know the file; the one for whole
+/// pictures then has the word.
+fn decode_reduced_jpeg(bytes: &[u8], width: u32, height: u32, factor: u32) -> Option<Picture> {
+    let (width, height) = (width.div_ceil(factor), height.div_ceil(factor));
+    let mut decoder = jpeg_decoder::Decoder::new(bytes);
+    let measures = decoder.scale(u16::try_from(width).ok()?, u16::try_from(height).ok()?).ok()?;
+    if (u32::from(measures.0), u32::from(measures.1)) != (width, height) {
+        return None;
+    }
+    let format = match decoder.info()?.pixel_format {
+        JpegFormat::L8 => PixelFormat::Grey8,
+        JpegFormat::RGB24 => PixelFormat::Rgb8,
+        JpegFormat::L16 | JpegFormat::CMYK32 => return None,
+    };
+    Picture::new(width, height, format, decoder.decode().ok()?).ok()
 }
 
 /// Is there an end-of-image marker after the first start-of-scan? (ITU-T T.81, annex B) A preview inside EXIF
@@ -170,7 +267,8 @@ fn jpeg_is_complete(bytes: &[u8]) -> bool {
             _ => return false,
         };
     }
-    bytes.get(position..).is_some_and(|rest| rest.windows(2).any(|pair| pair == [0xff, 0xd9]))
+    // Mostly these are the last two bytes, so the search begins there.
+    bytes.get(position..).is_some_and(|rest| rest.windows(2).rev().any(|pair| pair == [0xff, 0xd9]))
 }
 
 fn decode_other(
@@ -178,13 +276,16 @@ fn decode_other(
     format: ImageFormat,
     format_name: &'static str,
     limits: DecodeLimits,
-) -> Result<Picture, DecodeError> {
-    let wrong = |error: image::ImageError| match &error {
-        image::ImageError::IoError(io) if io.kind() == std::io::ErrorKind::UnexpectedEof => {
-            DecodeError::Truncated { format: format_name, bytes: bytes.len() }
+) -> Result<Decoded, DecodeError> {
+    let wrong = |error: image::ImageError| {
+        if ends_too_early(&error) {
+            return DecodeError::Truncated { format: format_name, bytes: bytes.len() };
         }
-        _ => DecodeError::Damaged { format: format_name, reason: error.to_string() },
+        DecodeError::Damaged { format: format_name, reason: error.to_string() }
     };
+    if format == ImageFormat::WebP && riff_is_cut_off(bytes) {
+        return Err(DecodeError::Truncated { format: format_name, bytes: bytes.len() });
+    }
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     let mut allowed = image::Limits::default();
     // Sixteen bits a channel, four channels, and the decoder's own buffers.
@@ -202,7 +303,28 @@ fn decode_other(
     };
     let picture = Picture::new(width, height, format, pixels)
         .map_err(|error| DecodeError::Damaged { format: format_name, reason: error.to_string() })?;
-    Ok(oriented(picture, orientation))
+    Ok(Decoded::new(picture, (width, height), 1, orientation))
+}
+
+/// Does the decoder say that the file ends where more should come?
+fn ends_too_early(error: &image::ImageError) -> bool {
+    if let image::ImageError::IoError(io) = error {
+        return io.kind() == io::ErrorKind::UnexpectedEof;
+    }
+    // GIF's has a kind of error of its own for that, which is hidden here; its words are not.
+    error.to_string().to_ascii_lowercase().contains("unexpected end of file")
+}
+
+/// Is a RIFF file, as WebP is, shorter than its header says? The decoder would tell of a missing part at best.
+fn riff_is_cut_off(bytes: &[u8]) -> bool {
+    let length = bytes.get(4..8).and_then(|length| length.try_into().ok()).map(u32::from_le_bytes);
+    length.is_none_or(|length| (bytes.len() as u64) < u64::from(length) + 8)
+}
+
+/// Does a picture that is turned in this way exchange its width and its height?
+fn swaps_sides(orientation: Orientation) -> bool {
+    use Orientation::{Rotate90, Rotate90FlipH, Rotate270, Rotate270FlipH};
+    matches!(orientation, Rotate90 | Rotate270 | Rotate90FlipH | Rotate270FlipH)
 }
 
 fn oriented(picture: Picture, orientation: Orientation) -> Picture {

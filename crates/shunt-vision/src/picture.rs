@@ -93,32 +93,69 @@ impl Picture {
 /// Turns the picture clockwise by so many quarters; 4 quarters change nothing.
 #[must_use]
 pub fn rotate(picture: Picture, quarter_turns: u8) -> Picture {
+    if !picture.is_sound() {
+        return picture;
+    }
+    let (width, height, format) = (picture.width, picture.height, picture.format);
     match quarter_turns % 4 {
-        _ if !picture.is_sound() => picture,
-        1 => turned(&picture, |x, y| (y, picture.height - 1 - x), true),
-        2 => turned(&picture, |x, y| (picture.width - 1 - x, picture.height - 1 - y), false),
-        3 => turned(&picture, |x, y| (picture.width - 1 - y, x), true),
-        _ => picture,
+        0 => picture,
+        2 => Picture { pixels: half_turned(&picture), ..picture },
+        quarters => {
+            let pixels = match format {
+                PixelFormat::Rgb8 => quarter_turned::<3>(&picture, quarters == 1),
+                PixelFormat::Grey8 => quarter_turned::<1>(&picture, quarters == 1),
+            };
+            Picture { width: height, height: width, format, pixels }
+        }
     }
 }
 
 /// Mirrors left and right.
 pub(crate) fn mirrored(picture: &Picture) -> Picture {
-    turned(picture, |x, y| (picture.width - 1 - x, y), false)
+    let pixels = match picture.format {
+        PixelFormat::Rgb8 => mirrored_rows::<3>(picture),
+        PixelFormat::Grey8 => mirrored_rows::<1>(picture),
+    };
+    Picture { width: picture.width, height: picture.height, format: picture.format, pixels }
 }
 
-/// A new picture whose pixel (x, y) is the old one's pixel `from(x, y)`; with sides exchanged if `swapped`.
-fn turned(picture: &Picture, from: impl Fn(u32, u32) -> (u32, u32), swapped: bool) -> Picture {
-    let (width, height) =
-        if swapped { (picture.height, picture.width) } else { (picture.width, picture.height) };
-    let mut pixels = Vec::with_capacity(picture.pixels.len());
-    for y in 0..height {
-        for x in 0..width {
-            let (from_x, from_y) = from(x, y);
-            pixels.extend_from_slice(picture.pixel(from_x, from_y).unwrap_or_default());
+fn half_turned(picture: &Picture) -> Vec<u8> {
+    match picture.format {
+        PixelFormat::Grey8 => picture.pixels.iter().rev().copied().collect(),
+        PixelFormat::Rgb8 => {
+            let (pixels, _) = picture.pixels.as_chunks::<3>();
+            pixels.iter().rev().copied().collect::<Vec<_>>().into_flattened()
         }
     }
-    Picture { width, height, format: picture.format, pixels }
+}
+
+fn mirrored_rows<const BYTES: usize>(picture: &Picture) -> Vec<u8> {
+    let (pixels, _) = picture.pixels.as_chunks::<BYTES>();
+    let rows = pixels.chunks_exact(picture.width.max(1) as usize);
+    rows.flat_map(|row| row.iter().rev().copied()).collect::<Vec<_>>().into_flattened()
+}
+
+fn quarter_turned<const BYTES: usize>(picture: &Picture, clockwise: bool) -> Vec<u8> {
+    /// Rows that are turned together: their pixels come to lie side by side, so that memory is written in stretches.
+    const BAND: usize = 16;
+    let (width, height) = (picture.width as usize, picture.height as usize);
+    let (pixels, _) = picture.pixels.as_chunks::<BYTES>();
+    let mut turned = vec![[0; BYTES]; pixels.len()];
+    for band in (0..height).step_by(BAND) {
+        for column in 0..width {
+            for row in band..height.min(band + BAND) {
+                let place = if clockwise {
+                    column * height + (height - 1 - row)
+                } else {
+                    (width - 1 - column) * height + row
+                };
+                if let (Some(to), Some(from)) = (turned.get_mut(place), pixels.get(row * width + column)) {
+                    *to = *from;
+                }
+            }
+        }
+    }
+    turned.into_flattened()
 }
 
 #[cfg(test)]
@@ -143,5 +180,19 @@ mod tests {
         assert_eq!(rotate(picture.clone(), 3), grey(2, 3, &[3, 6, 2, 5, 1, 4]));
         assert_eq!(rotate(picture.clone(), 4), picture);
         assert_eq!(mirrored(&picture), grey(3, 2, &[3, 2, 1, 6, 5, 4]));
+    }
+
+    #[test]
+    fn colours_are_turned_pixel_by_pixel_and_as_often_as_it_takes() {
+        let pixels = (0..37 * 21 * 3).map(|value| (value % 251) as u8).collect();
+        let picture = Picture::new(37, 21, PixelFormat::Rgb8, pixels).unwrap();
+        let once = rotate(picture.clone(), 1);
+        assert_eq!((once.width, once.height, once.pixel(20, 0)), (21, 37, picture.pixel(0, 0)));
+        assert_eq!(once.pixel(0, 36), picture.pixel(36, 20));
+        assert_eq!(rotate(once.clone(), 1), rotate(picture.clone(), 2));
+        assert_eq!(rotate(once.clone(), 2), rotate(picture.clone(), 3));
+        assert_eq!(rotate(once, 3), picture);
+        assert_eq!(mirrored(&mirrored(&picture)), picture);
+        assert_eq!(mirrored(&picture).pixel(0, 3), picture.pixel(36, 3));
     }
 }
