@@ -1,0 +1,187 @@
+//! The module's HTTP routes, put together, and what they share.
+
+use std::{
+    num::NonZeroUsize,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+};
+
+use axum::{
+    Json, Router,
+    extract::{Request, State},
+    http::{StatusCode, header},
+    routing::{get, post},
+};
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use serde_json::{Value, json};
+use shunt_infer::Port;
+use tokio::sync::Semaphore;
+
+use crate::{
+    engine::Engine, fetch_picture::PictureFetcher, open_inference, picture, problem::Problem, score,
+    served::Served, tally::Tally,
+};
+
+/// All bodies that are in work together may take so many times what one may. A further one is answered 503.
+const BODIES: usize = 4;
+
+/// What the routes share.
+#[derive(Debug, Clone)]
+pub(crate) struct Api {
+    pub(crate) served: Served,
+    pub(crate) tally: Tally,
+    pub(crate) pictures: PictureFetcher,
+    /// Places for heavy work: as many as there are cores. The others wait; how many can, the room for bodies bounds.
+    work: Arc<Semaphore>,
+    /// Bytes of the bodies in work.
+    taken: Arc<AtomicUsize>,
+}
+
+/// Room for a body; given back when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Room {
+    taken: Arc<AtomicUsize>,
+    bytes: usize,
+}
+
+/// The routes.
+pub(crate) fn routes(api: Api) -> Router {
+    let others = open_inference::routes(api.clone());
+    // Those of a container that Custom Vision exports; its clients put the project, and the iteration, in front.
+    let router = Router::new()
+        .route("/score", post(score::score))
+        .route("/image", post(picture::image))
+        .route("/classify", post(picture::image))
+        .route("/url", post(picture::url))
+        .route("/{project}/image", post(picture::image))
+        .route("/{project}/url", post(picture::url))
+        .route("/{project}/{task}/iterations/{name}/image", post(picture::image))
+        .route("/{project}/{task}/iterations/{name}/url", post(picture::url))
+        .route("/models", get(models));
+    router.with_state(api).merge(others)
+}
+
+/// `GET /models`: the models that are served.
+async fn models(State(api): State<Api>) -> Json<Value> {
+    let now = api.served.now();
+    let is = |engine: &Arc<Engine>, other: &Option<Arc<Engine>>| {
+        other.as_ref().is_some_and(|other| Arc::ptr_eq(engine, other))
+    };
+    let served = api.served.list();
+    let served = served.iter().map(|engine| {
+        let serves = if is(engine, &now.classifier) {
+            "pictures"
+        } else if is(engine, &now.expression) {
+            "faces of /score"
+        } else {
+            "requests that name it"
+        };
+        describe(engine, serves)
+    });
+    Json(json!({
+        "served": served.collect::<Vec<_>>(),
+        "shadow": now.shadow.as_ref().map(|shadow| shadow.report()),
+    }))
+}
+
+fn describe(engine: &Engine, serves: &str) -> Value {
+    let model = engine.pipeline().model();
+    let description = model.describe();
+    let ports = |ports: &[Port]| {
+        ports.iter().map(|port| json!({"name": port.name, "shape": port.to_string()})).collect::<Vec<_>>()
+    };
+    json!({
+        "name": model.name(),
+        "title": model.entry().title,
+        "task": model.entry().task,
+        "serves": serves,
+        "licence": model.entry().licence,
+        "digest": model.digest(),
+        "file": model.file(),
+        "backend": model.chosen().version,
+        "because": model.chosen().why,
+        "device": description.device,
+        "batches": engine.batches(),
+        "memory": model.memory(),
+        "inputs": ports(&description.inputs),
+        "outputs": ports(&description.outputs),
+    })
+}
+
+// === impl Api ===
+
+impl Api {
+    pub(crate) fn new(served: Served, tally: Tally) -> Self {
+        let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        Self {
+            served,
+            tally,
+            pictures: PictureFetcher::default(),
+            work: Arc::new(Semaphore::new(cores)),
+            taken: Arc::default(),
+        }
+    }
+
+    /// The body of a request, and the room that it takes: keep it as long as the body. One that says beforehand that it
+    /// is too large is not read.
+    pub(crate) async fn body(&self, request: Request) -> Result<(Bytes, Room), Problem> {
+        let limit = self.served.settings().max_body();
+        let said = request
+            .headers()
+            .get(header::CONTENT_LENGTH)
+            .and_then(|length| length.to_str().ok()?.parse().ok());
+        let too_large = || {
+            let detail = format!("the setting max_body_mb allows {limit} bytes");
+            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large", detail)
+        };
+        if said.is_some_and(|bytes: usize| bytes > limit) {
+            return Err(too_large());
+        }
+        let room = self.room(said.unwrap_or(limit), limit)?;
+        match Limited::new(request.into_body(), limit).collect().await {
+            Ok(body) => Ok((body.to_bytes(), room)),
+            Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
+            Err(error) => Err(Problem::bad("the body cannot be read", error.to_string())),
+        }
+    }
+
+    /// Room for so many bytes, where one body may have `limit`.
+    pub(crate) fn room(&self, bytes: usize, limit: usize) -> Result<Room, Problem> {
+        let room = Room { taken: Arc::clone(&self.taken), bytes };
+        let before = self.taken.fetch_add(bytes, Ordering::Relaxed);
+        if before.saturating_add(bytes) > limit.saturating_mul(BODIES) {
+            let detail = "the requests in work take all the memory that bodies may take";
+            let busy = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail);
+            return Err(Problem { retry_after: Some(1), ..busy });
+        }
+        Ok(room)
+    }
+
+    /// Does heavy work on a thread for it, when its turn comes (law 6).
+    pub(crate) async fn heavy<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let ended =
+            |detail: String| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the work ended early", detail);
+        let turn = Arc::clone(&self.work).acquire_owned().await.map_err(|error| ended(error.to_string()))?;
+        let done = tokio::task::spawn_blocking(move || {
+            let done = work();
+            drop(turn);
+            done
+        });
+        done.await.map_err(|error| ended(error.to_string()))?
+    }
+}
+
+// === impl Room ===
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.taken.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,5 @@
+//! The module `inference` as a program: see the library.
+
+fn main() -> std::process::ExitCode {
+    shunt_module::main(inference::run)
+}
