@@ -20,8 +20,9 @@ const HOSTS: usize = 64;
 #[serde(default, deny_unknown_fields)]
 pub struct InferenceSettings {
     /// The model that tells what pictures and frames show, by its name in `models/catalog.toml`; a face finder tells
-    /// where faces are. Null for the catalog's own choice. One that does not load or does not prove itself is refused;
-    /// the old one serves on.
+    /// where faces are. Null for the catalog's own choice. A file that is not here is fetched, where the catalog gives
+    /// its address and its digest. A model that does not load or does not prove itself is refused; the old one serves
+    /// on.
     pub model: Option<String>,
     /// The model that answers `/score` for a grey face of 64x64 pixels, by its name in the catalog. Null for the
     /// catalog's own choice.

@@ -1,0 +1,14 @@
+//! The module through its front door: real models, real pictures.
+
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a test ends by a panic"
+)]
+
+mod frames;
+mod shadows;
+mod swaps;
+mod yard;
