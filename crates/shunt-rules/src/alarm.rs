@@ -79,13 +79,23 @@ impl Alarm {
                 if now - told < repeat {
                     return None;
                 }
-                *self = Self::Raised { since, told: now };
+                // The last time that it should have been told: those that were missed are not told all at once.
+                let told = told + (now - told) / repeat * repeat;
+                *self = Self::Raised { since, told };
                 Some(Change::Repeated)
             }
             Self::Calming { since, calm, .. } if now - calm >= spec.until_hold.ms() => {
                 *self = Self::Quiet;
                 Some(Change::Cleared { since })
             }
+            _ => None,
+        }
+    }
+
+    /// When a raised alert was told last.
+    pub(crate) fn told(self) -> Option<i64> {
+        match self {
+            Self::Raised { told, .. } | Self::Calming { told, .. } => Some(told),
             _ => None,
         }
     }

@@ -2,6 +2,9 @@
 
 use crate::{Engine, Event, Limits, Output, RuleSet, RuleState};
 
+/// Most steps of the clock between two events: a module's clock steps each second.
+const STEPS: i64 = 1_000;
+
 /// What would have happened.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DryRun {
@@ -26,10 +29,8 @@ pub fn dry_run(set: RuleSet, events: impl IntoIterator<Item = Event>, after_ms: 
             engine = Some(Engine::new(set, limits, now));
         }
         let Some(engine) = &mut engine else { continue };
-        if event.time_ms > now {
-            now = event.time_ms;
-            engine.tick(now, &mut outputs);
-        }
+        pass(engine, now, event.time_ms, &mut outputs);
+        now = now.max(event.time_ms);
         engine.take(&event, now, &mut outputs);
         taken += 1;
     }
@@ -38,7 +39,18 @@ pub fn dry_run(set: RuleSet, events: impl IntoIterator<Item = Event>, after_ms: 
         (None, set) => Engine::new(set.unwrap_or_default(), limits, 0),
     };
     if taken > 0 {
-        engine.tick(now.saturating_add(after_ms), &mut outputs);
+        engine.tick(now, &mut outputs);
+        pass(&mut engine, now, now.saturating_add(after_ms), &mut outputs);
     }
     DryRun { outputs, rules: engine.rules(), events: taken }
+}
+
+/// Lets time go by, second by second where it is not too long.
+fn pass(engine: &mut Engine, from: i64, to: i64, outputs: &mut Vec<Output>) {
+    let step = (to.saturating_sub(from) / STEPS).max(1_000);
+    let mut now = from;
+    while now < to {
+        now = now.saturating_add(step).min(to);
+        engine.tick(now, outputs);
+    }
 }

@@ -796,6 +796,7 @@ impl<'a> Turn<'a, '_> {
         if let Some(change) = change {
             let at = match (change, group.alarm) {
                 (Change::Raised, Alarm::Raised { since, .. }) => since,
+                (Change::Repeated, Alarm::Raised { told, .. }) => told,
                 _ => at,
             };
             self.tell(group, name, at, change, content);
@@ -814,7 +815,7 @@ impl<'a> Turn<'a, '_> {
         let at = match (change, until) {
             (Change::Raised, Alarm::Pending { since }) => since + self.rule.spec.hold.ms(),
             (Change::Cleared { .. }, Alarm::Calming { calm, .. }) => calm + self.rule.spec.until_hold.ms(),
-            _ => self.now,
+            _ => group.alarm.told().unwrap_or(self.now),
         };
         let content = group.content.as_deref().cloned().unwrap_or_else(|| self.plain_content());
         self.tell(group, name, at, change, content);
@@ -831,7 +832,7 @@ impl<'a> Turn<'a, '_> {
             None
         };
         if let Some(change) = change {
-            let at = if change == Change::Raised { group.newest + after } else { self.now };
+            let at = group.alarm.told().unwrap_or(self.now);
             self.tell_silence(group, name, at, change);
         }
     }

@@ -158,6 +158,7 @@ pub(crate) fn plain(value: &Value) -> String {
                 let text = format!("{number:.3}");
                 text.trim_end_matches('0').trim_end_matches('.').to_owned()
             }
+            Some(whole) if number.as_i64().is_none() && whole.abs() < 1e15 => format!("{whole:.0}"),
             _ => number.to_string(),
         },
         other => other.to_string(),
