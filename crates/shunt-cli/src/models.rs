@@ -1,6 +1,7 @@
 //! `shunt models`: what models there are, where their files are, and how to come by them.
 
 mod fetch;
+mod quantize;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -35,6 +36,18 @@ enum Action {
         #[arg(long, value_name = "DIR")]
         into: Option<PathBuf>,
     },
+    /// Make an int8 form of a float ONNX model, smaller and faster, with pictures that tell it the range of its numbers.
+    Quantize {
+        /// The float model.
+        model: String,
+        /// A folder of pictures of what it will see; for an expression model, faces from edge to edge [default: pictures
+        /// of a pinned package].
+        #[arg(long, value_name = "DIR")]
+        calibration: Option<PathBuf>,
+        /// Put it here [default: `SHUNT_MODELS_DIR`, else the repository's models].
+        #[arg(long, value_name = "DIR")]
+        into: Option<PathBuf>,
+    },
     /// How often an expression model is right on a folder of labelled faces (`happiness_0001.png`).
     Check {
         /// The folder.
@@ -61,6 +74,10 @@ impl Models {
                 for model in &models {
                     fetch::fetch(&store, model, &into).await?;
                 }
+            }
+            Action::Quantize { model, calibration, into } => {
+                let into = into.unwrap_or_else(chain::models_folder);
+                quantize::quantize(&store, &model, calibration.as_deref(), &into).await?;
             }
             Action::Check { folder, model, json } => {
                 return tokio::task::spawn_blocking(move || check(&store, &folder, model, json)).await?;

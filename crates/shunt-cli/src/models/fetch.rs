@@ -67,7 +67,7 @@ pub(super) async fn fetch(store: &ModelStore, model: &str, into: &Path) -> anyho
 }
 
 /// Writes the file, whole or not at all.
-fn put(file: &Path, bytes: &[u8]) -> std::io::Result<()> {
+pub(super) fn put(file: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let folder = file.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder)?;
     let mut draft = tempfile::NamedTempFile::new_in(folder)?;
@@ -169,14 +169,14 @@ async fn download(entry: &ModelEntry, work: &Path) -> anyhow::Result<PathBuf> {
 }
 
 /// Python with pip: that of scripts/setup, else the system's.
-fn python() -> anyhow::Result<PathBuf> {
+pub(super) fn python() -> anyhow::Result<PathBuf> {
     let ours = chain::repository().map(|repository| repository.join(".shunt/venv/bin/python"));
     ours.filter(|python| python.is_file())
         .or_else(|| find_program("python3"))
         .context("python3 is not installed (packages python3 and python3-venv; scripts/setup installs them)")
 }
 
-async fn run(command: &mut Command) -> anyhow::Result<()> {
+pub(super) async fn run(command: &mut Command) -> anyhow::Result<()> {
     let name = Path::new(command.as_std().get_program());
     let name = name.file_name().unwrap_or(OsStr::new("?")).display().to_string();
     // What it prints is its progress, and no result of ours.
@@ -189,7 +189,7 @@ async fn run(command: &mut Command) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn only_file(folder: &Path) -> anyhow::Result<PathBuf> {
+pub(super) fn only_file(folder: &Path) -> anyhow::Result<PathBuf> {
     let mut files = std::fs::read_dir(folder)?;
     let first = files.next().context("the package manager brought no file")??;
     Ok(first.path())

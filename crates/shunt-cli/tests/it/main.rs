@@ -4,3 +4,5 @@
 mod bench;
 #[cfg(test)]
 mod command;
+#[cfg(test)]
+mod models;
