@@ -428,6 +428,23 @@ impl Catalog {
         Ok(catalog)
     }
 
+    /// Adds the models of a file of `catalog.d`; one of a name that is known takes its place. `file` is named in errors,
+    /// and with one nothing is added.
+    pub(crate) fn add(&mut self, text: &str, file: PathBuf) -> Result<(), CatalogError> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Added {
+            models: BTreeMap<String, ModelEntry>,
+        }
+        let added: Added =
+            toml::from_str(text).map_err(|source| CatalogError::Text { file, source: Box::new(source) })?;
+        for (name, entry) in &added.models {
+            entry.check().map_err(|problem| CatalogError::Entry { model: name.clone(), problem })?;
+        }
+        self.models.extend(added.models);
+        Ok(())
+    }
+
     /// The names of the models for a task.
     pub fn names(&self, task: Task) -> impl Iterator<Item = &str> {
         self.models.iter().filter(move |(_, entry)| entry.task == task).map(|(name, _)| name.as_str())

@@ -38,10 +38,13 @@ mod backend;
 mod backends;
 mod catalog;
 mod classify;
+mod convert;
 mod expression;
 mod face;
 mod golden;
+mod import;
 mod libraries;
+mod litert;
 mod model;
 mod onnxruntime;
 mod reading;
@@ -57,9 +60,12 @@ pub use catalog::{
     ModelEntry, Normalise, Output, PictureFile, PictureSet, Source, SourceKind, Task,
 };
 pub use classify::{Class, Classification, Classifier, best_classes};
+pub use convert::{ConvertError, Converted, Verdict, compare, tflite_to_onnx};
 pub use expression::ExpressionReader;
 pub use face::{FaceFinder, FaceOptions};
 pub use golden::{Golden, Proof, pattern};
+pub use import::{ImportError, ImportOrder, Imported, import};
+pub use litert::LiteRt;
 pub use model::{Model, ModelError};
 pub use onnxruntime::OnnxRuntime;
 pub use reading::FaceReading;

@@ -11,6 +11,8 @@ use crate::{Catalog, CatalogError, ModelEntry, ModelError, Task};
 
 /// The catalog's file in a folder of models.
 const CATALOG: &str = "catalog.toml";
+/// The folder in a folder of models with what `shunt models import` wrote: a file for each model.
+const IMPORTED: &str = "catalog.d";
 
 /// A catalog and the folders in which its files are looked for.
 #[derive(Debug, Clone)]
@@ -24,7 +26,7 @@ pub struct ModelStore {
 impl ModelStore {
     /// The store of a module: this folder (`SHUNT_MODELS_DIR`), then the `models` folder of the repository that
     /// the program is run from, if it is. The first of them that has a `catalog.toml` gives the catalog, else
-    /// it is the one built in.
+    /// it is the one built in; what was imported (`catalog.d/*.toml` in any of them) is added.
     ///
     /// # Errors
     ///
@@ -41,16 +43,20 @@ impl ModelStore {
     ///
     /// As [`ModelStore::open`].
     pub fn with_folders(folders: Vec<PathBuf>) -> Result<Self, CatalogError> {
-        for folder in &folders {
-            let file = folder.join(CATALOG);
-            match fs::read_to_string(&file) {
-                Ok(text) => return Ok(Self { catalog: Catalog::parse(&text, file)?, folders }),
-                Err(error)
-                    if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
-                Err(source) => return Err(CatalogError::Read { file, source }),
+        let mut catalog = match first_catalog(&folders)? {
+            Some(catalog) => catalog,
+            None => Catalog::built_in()?,
+        };
+        // The first folder has the last word.
+        for file in folders.iter().rev().flat_map(|folder| imported(folder)) {
+            let read = fs::read_to_string(&file);
+            let read = read.map_err(|source| CatalogError::Read { file: file.clone(), source });
+            if let Err(error) = read.and_then(|text| catalog.add(&text, file)) {
+                // The other models serve on.
+                tracing::warn!("A model that was imported is left out: {error}.");
             }
         }
-        Ok(Self { catalog: Catalog::built_in()?, folders })
+        Ok(Self { catalog, folders })
     }
 
     /// The catalog.
@@ -162,6 +168,28 @@ impl ModelStore {
             folders: self.folders.clone(),
         }))
     }
+}
+
+/// The catalog of the first folder that has one.
+fn first_catalog(folders: &[PathBuf]) -> Result<Option<Catalog>, CatalogError> {
+    for folder in folders {
+        let file = folder.join(CATALOG);
+        match fs::read_to_string(&file) {
+            Ok(text) => return Catalog::parse(&text, file).map(Some),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
+            Err(source) => return Err(CatalogError::Read { file, source }),
+        }
+    }
+    Ok(None)
+}
+
+/// The files of imported models in a folder, in the order of their names; none where there is no such folder.
+fn imported(folder: &Path) -> Vec<PathBuf> {
+    let files = fs::read_dir(folder.join(IMPORTED)).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut files: Vec<_> =
+        files.filter(|file| file.extension().is_some_and(|extension| extension == "toml")).collect();
+    files.sort();
+    files
 }
 
 /// The sha256 of these bytes in hexadecimal.
