@@ -71,6 +71,7 @@ mod frames;
 mod handle;
 mod health;
 mod http;
+mod local_settings;
 mod logging;
 mod methods;
 mod metrics;

@@ -125,6 +125,20 @@ fn below<S: Settings>(layers: &Layers<S>, field: &str) -> (u16, u64, String) {
     (203, 0, text)
 }
 
+/// Says of these fields that they were set on the device, over what the twin wants.
+pub(crate) fn mark_local<S: Settings>(
+    report: &mut Map<String, Value>,
+    in_force: &S,
+    local: &Map<String, Value>,
+) {
+    let values = object(in_force);
+    for field in local.keys() {
+        let value = values.get(field).cloned().unwrap_or_default();
+        let text = "set on this device by the direct method setSettings, until the desired properties change";
+        report.insert(field.clone(), acknowledgement(field, &value, 203, 0, text));
+    }
+}
+
 fn acknowledgement(field: &str, value: &Value, code: u16, version: u64, text: &str) -> Value {
     match check_value(value, 0) {
         Ok(()) => {

@@ -13,9 +13,9 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    BadVariable, Common, Context, Events, Facts, Health, Methods, Settings, SettingsHandle, bus_tls, logging,
-    logging::LogLevel, metrics, redact, settings::Layers, standard_methods::StandardMethods, store::Store,
-    twin::Keeper,
+    BadVariable, Common, Context, Events, Facts, Health, Methods, Settings, SettingsHandle, bus_tls,
+    local_settings, local_settings::LocalSettings, logging, logging::LogLevel, metrics, redact,
+    settings::Layers, standard_methods::StandardMethods, store::Store, twin::Keeper,
 };
 
 /// Unusable settings (`EX_CONFIG` of sysexits.h).
@@ -40,6 +40,7 @@ struct Start<S> {
     watchdog: Option<Duration>,
     hub: Option<HubOptions>,
     layers: Layers<S>,
+    local: LocalSettings,
 }
 
 /// The variables that every module reads, for the reference: name, default, meaning.
@@ -88,6 +89,11 @@ pub(crate) const VARIABLES: &[(&str, &str, &str)] = &[
         "SHUNT_WATCHDOG",
         "0",
         "The module ends (exit code 1) when it has not been ready for so many seconds; 0: never. IoT Edge looks at no health page, it only restarts what has ended.",
+    ),
+    (
+        local_settings::VARIABLE,
+        "",
+        "Settings that other modules of the device may change until the twin changes, by the direct method setSettings: names with commas between, as in fps,width. Not set: none.",
     ),
     ("IOTEDGE_MODULEID", "the module's own name", "The module's name on the device."),
     (
@@ -273,8 +279,12 @@ where
     own.spawn(watch_bus(bus.clone(), health.clone(), shutdown.clone()));
     if let Some(hub) = &hub {
         own.spawn(watch_hub(hub.clone(), health.clone(), shutdown.clone()));
+        let mut keeper = Keeper::new(start.layers, store, kept, sender, facts, hub.clone());
+        match methods.queue("setSettings") {
+            Ok(calls) => keeper.take_calls(start.local, calls),
+            Err(error) => tracing::error!(%error, "A direct method cannot be registered."),
+        }
         own.spawn(methods.serve(hub.clone(), shutdown.clone()));
-        let keeper = Keeper::new(start.layers, store, kept, sender, facts, hub.clone());
         own.spawn(keeper.run(shutdown.clone()));
     }
     tracing::info!(
@@ -463,6 +473,16 @@ impl<S: Settings> Start<S> {
             // IoT Edge gives each module what it proves itself with.
             if workload.is_some() { "mqtts://bus:8883" } else { "mqtt://bus:1883" }.to_owned()
         });
+        let mut local = LocalSettings::default();
+        if let (Some(names), Some(layers)) = (get(local_settings::VARIABLE), &layers) {
+            match LocalSettings::grant(&names, |name| layers.fields().contains(name)) {
+                Ok(granted) => local = granted,
+                Err(rule) => {
+                    let variable = local_settings::VARIABLE.to_owned();
+                    bad.push(BadVariable { variable, value: names, rule });
+                }
+            }
+        }
         if let (Some(layers), true) = (layers, bad.is_empty()) {
             let advertise_host = get("SHUNT_ADVERTISE_HOST");
             return Ok(Self {
@@ -475,6 +495,7 @@ impl<S: Settings> Start<S> {
                 watchdog,
                 hub,
                 layers,
+                local,
             });
         }
         // The process ends at once; this only asks whether the address is one more mistake.

@@ -2,13 +2,14 @@
 
 use std::{future::Future, time::Duration};
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use shunt_hub::{Desired, Hub, HubState};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Facts, Problems, Settings, SettingsSender,
+    Facts, MethodQueue, Problems, QueuedCall, Settings, SettingsSender,
+    local_settings::LocalSettings,
     report::{self, Outcome},
     settings::Layers,
     store::{Kept, Store},
@@ -35,6 +36,10 @@ pub(crate) struct Keeper<S> {
     verdicts: Option<Map<String, Value>>,
     /// Is there something that the hub was not told yet?
     pending: bool,
+    /// What other modules of the device have changed.
+    local: LocalSettings,
+    /// Calls of `setSettings`.
+    calls: Option<MethodQueue>,
 }
 
 // === impl Keeper ===
@@ -48,7 +53,24 @@ impl<S: Settings> Keeper<S> {
         facts: Facts,
         hub: Hub,
     ) -> Self {
-        Self { layers, store, kept, settings, facts, hub, weighed: None, verdicts: None, pending: false }
+        Self {
+            layers,
+            store,
+            kept,
+            settings,
+            facts,
+            hub,
+            weighed: None,
+            verdicts: None,
+            pending: false,
+            local: LocalSettings::default(),
+            calls: None,
+        }
+    }
+
+    /// Answers calls of `setSettings`, within what is granted.
+    pub(crate) fn take_calls(&mut self, local: LocalSettings, calls: MethodQueue) {
+        (self.local, self.calls) = (local, Some(calls));
     }
 
     /// Runs until shutdown.
@@ -59,6 +81,7 @@ impl<S: Settings> Keeper<S> {
     async fn keep(&mut self) {
         let (mut desired, mut state) = (self.hub.desired(), self.hub.state());
         let mut facts = self.facts.subscribe();
+        let mut calls = self.calls.take();
         let mut wait = RETRY.0;
         loop {
             let now = desired.borrow_and_update().clone();
@@ -83,6 +106,10 @@ impl<S: Settings> Keeper<S> {
                     self.pending = self.verdicts.is_some();
                     false
                 }
+                call = next_call(&mut calls) => {
+                    self.set_locally(call).await;
+                    false
+                }
                 () = tokio::time::sleep_until(again), if self.pending => false,
             };
             if gone {
@@ -94,6 +121,8 @@ impl<S: Settings> Keeper<S> {
     /// Weighs the desired properties: checks them, proposes them to the module, keeps them, prepares the answer.
     async fn weigh(&mut self, desired: Desired) {
         let version = desired.version;
+        // The cloud has the last word.
+        self.local.forget();
         let problems = match self.layers.with(&desired.properties) {
             Ok(settings) if settings == *self.settings.in_force() => None,
             Ok(settings) => self.propose(&desired, settings).await.err(),
@@ -114,6 +143,39 @@ impl<S: Settings> Keeper<S> {
         self.verdicts = Some(report);
         self.pending = true;
         self.weighed = Some((desired, problems));
+    }
+
+    /// Another module of the device changes settings. All of it or nothing, as from the twin.
+    async fn set_locally(&mut self, call: QueuedCall) {
+        let (status, answer) = match self.local.changed(&call.payload) {
+            Ok(changed) => self.try_locally(changed).await,
+            Err(refused) => refused,
+        };
+        call.answer(status, answer);
+    }
+
+    async fn try_locally(&mut self, changed: LocalSettings) -> (u16, Value) {
+        let settings = match self.layers.with(&changed.over(&self.kept.desired)) {
+            Ok(settings) => settings,
+            Err(problems) => return (400, json!({"message": problems.to_string()})),
+        };
+        if settings != *self.settings.in_force()
+            && let Err(problems) = self.settings.propose(settings).await
+        {
+            return (409, json!({"message": problems.to_string()}));
+        }
+        self.local = changed;
+        let values = self.local.values().clone();
+        tracing::info!(settings = ?values.keys().collect::<Vec<_>>(), "Settings were changed on the device.");
+        if let Some((desired, problems)) = &self.weighed {
+            let outcome = problems.as_ref().map_or(Outcome::Applied, Outcome::Refused);
+            let in_force = self.settings.in_force();
+            let mut report = report::report(&self.layers, &in_force, desired, &self.kept.desired, outcome);
+            report::mark_local(&mut report, &*in_force, &values);
+            self.verdicts = Some(report);
+            self.pending = true;
+        }
+        (200, json!({"settings": values}))
     }
 
     async fn propose(&mut self, desired: &Desired, settings: S) -> Result<(), Problems> {
@@ -168,6 +230,14 @@ async fn send(hub: &Hub, kept: &mut Kept, report: Map<String, Value>) -> bool {
             tracing::warn!("The hub did not answer the report of the settings in time; it is sent again.");
             false
         }
+    }
+}
+
+/// The next call; never, where there can be none.
+async fn next_call(calls: &mut Option<MethodQueue>) -> QueuedCall {
+    match calls {
+        Some(calls) => calls.next().await,
+        None => std::future::pending().await,
     }
 }
 

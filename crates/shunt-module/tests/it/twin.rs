@@ -201,7 +201,7 @@ async fn every_module_answers_ping_and_get_settings_and_set_log_level() {
     let (status, answer) = parts(&invoke("setLogLevel", json!({"level": "loud"})).await);
     assert_eq!(status, 400, "{answer}");
     let (status, answer) = parts(&invoke("dance", Value::Null).await);
-    let all = json!(["diagnostics", "faint", "getSettings", "listen", "ping", "setLogLevel"]);
+    let all = json!(["diagnostics", "faint", "getSettings", "listen", "ping", "setLogLevel", "setSettings"]);
     assert_eq!((status, &answer["methods"]), (404, &all));
     heart.stop().await;
     sim.stop().await;
@@ -249,4 +249,39 @@ async fn diagnostics_tell_in_one_answer_how_a_module_is() {
 
 fn parts(answer: &MethodResult) -> (i64, Value) {
     (answer.status, answer.payload.clone())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_module_changes_what_it_was_granted_until_the_twin_changes() {
+    let folder = tempfile::tempdir().unwrap();
+    let sim = sim(folder.path()).await;
+    let granted = [("SHUNT_LOCAL_SETTINGS", "rate"), ("SHUNT_HEART_OWNER", "anna")];
+    let mut heart = Heart::start(variables(&sim, folder.path(), &granted)).await;
+    let version = sim.patch_desired("heart", &json!({"rate": 80})).unwrap();
+    heart.change().await;
+    answered(&sim, "rate", json!({"value": 80.0, "ac": 200, "av": version, "ad": "applied"})).await;
+    let set = async |payload: Value| sim.invoke("heart", "setSettings", payload, PATIENCE).await.unwrap();
+
+    assert_eq!(set(json!({"owner": "bert"})).await.status, 403);
+    let wrong = set(json!({"rate": 1_000})).await;
+    assert_eq!(wrong.status, 400);
+    assert!(wrong.payload["message"].as_str().unwrap().contains("it is 1000"), "{wrong:?}");
+    assert_eq!(set(json!({"rate": 40})).await.status, 200);
+    assert!((39.9..40.1).contains(&heart.change().await.rate));
+    let text = "set on this device by the direct method setSettings, until the desired properties change";
+    answered(&sim, "rate", json!({"value": 40.0, "ac": 203, "av": 0, "ad": text})).await;
+
+    // Taken back, it is what the twin wants again.
+    assert_eq!(set(json!({"rate": null})).await.status, 200);
+    assert!((79.9..80.1).contains(&heart.change().await.rate));
+    answered(&sim, "rate", json!({"value": 80.0, "ac": 200, "av": version, "ad": "applied"})).await;
+
+    assert_eq!(set(json!({"rate": 40})).await.status, 200);
+    heart.change().await;
+    let version = sim.patch_desired("heart", &json!({"owner": "carl"})).unwrap();
+    let settings = heart.change().await;
+    assert!((79.9..80.1).contains(&settings.rate) && settings.owner == "carl", "the cloud has the last word");
+    answered(&sim, "rate", json!({"value": 80.0, "ac": 200, "av": version, "ad": "applied"})).await;
+    heart.stop().await;
+    sim.stop().await;
 }
