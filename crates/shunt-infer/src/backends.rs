@@ -95,6 +95,17 @@ impl Preference {
     }
 }
 
+impl std::str::FromStr for Preference {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        let all = [Self::Auto, Self::Tract, Self::Onnxruntime, Self::Litert];
+        let found = all.into_iter().find(|preference| preference.to_string() == name);
+        found
+            .ok_or_else(|| format!("there is no back end {name:?}, only auto, tract, onnxruntime and litert"))
+    }
+}
+
 impl fmt::Display for Preference {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(self.name().unwrap_or("auto"))
@@ -150,6 +161,20 @@ impl Backends {
     /// Those that are not there.
     pub fn missing(&self) -> &[Missing] {
         &self.look().1
+    }
+
+    /// Is the one that is wanted there? Always with [`Preference::Auto`]. Loads its library.
+    ///
+    /// # Errors
+    ///
+    /// It is not there: why, and what installs it.
+    pub fn wanted(&self) -> Result<(), Missing> {
+        let Some(wanted) = self.preference.name() else { return Ok(()) };
+        match (&self.given, KNOWN.iter().find(|known| known.preference == self.preference)) {
+            (None, Some(known)) => (known.find)().map(drop),
+            (Some(given), _) if given.iter().any(|own| own.name() == wanted) => Ok(()),
+            _ => Err(Missing { name: wanted, why: "it is not among those that serve here".to_owned() }),
+        }
     }
 
     fn look(&self) -> &(Vec<Arc<dyn Backend>>, Vec<Missing>) {
@@ -339,6 +364,9 @@ mod tests {
         assert_eq!(name, "tract");
         let broken = backends(&[Scripted { fails: true, ..QUICK }, SLOW]).prefer(Preference::Onnxruntime);
         assert_eq!(chosen(&broken).unwrap_err(), "onnxruntime: cannot");
+        assert!(broken.wanted().is_ok() && backends(&[SLOW]).wanted().is_ok());
+        let missing = backends(&[SLOW]).prefer(Preference::Onnxruntime).wanted().unwrap_err();
+        assert_eq!(missing.name, "onnxruntime");
     }
 
     #[test]

@@ -575,7 +575,7 @@ mod tests {
         }
         assert_eq!(
             catalog.names(Task::Expression).collect::<Vec<_>>(),
-            ["faceapi-expression", "ferplus-small", "ferplus-zoo", "minixception-human"]
+            ["faceapi-expression", "ferplus-small", "ferplus-small-int8", "ferplus-zoo", "minixception-human"]
         );
         assert_eq!(catalog.pictures["demo"].files.len(), 4);
     }

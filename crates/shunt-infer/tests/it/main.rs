@@ -10,11 +10,12 @@
 mod accuracy;
 mod conformance;
 mod faces;
+mod sessions;
 mod store;
 
 use std::{path::PathBuf, sync::Arc};
 
-use shunt_infer::{Backends, ModelStore, Tract};
+use shunt_infer::{Backend, Backends, ModelStore, Tract};
 use shunt_vision::{DecodeLimits, Picture, decode};
 
 /// The store over the committed models, and those beside the repository where they are.
@@ -27,6 +28,19 @@ fn models() -> ModelStore {
 /// The back end that is always there.
 fn tract() -> Backends {
     Backends::of(vec![Arc::new(Tract)])
+}
+
+/// A back end by its name. Where it is not installed says so; with `CI` set the test fails: it is to be tested there.
+fn installed(name: &str) -> Option<Arc<dyn Backend>> {
+    let backends = Backends::installed();
+    if let Some(backend) = backends.found().iter().find(|backend| backend.name() == name) {
+        return Some(Arc::clone(backend));
+    }
+    let missing = backends.missing().iter().find(|missing| missing.name == name);
+    let why = missing.map_or("this program does not have it", |missing| missing.why.as_str());
+    assert!(std::env::var_os("CI").is_none(), "{name} is not installed: {why}");
+    println!("Skipped: {name} is not installed: {why}.");
+    None
 }
 
 /// A sample picture; where there is none, says so.
