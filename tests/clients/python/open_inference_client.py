@@ -19,6 +19,9 @@ address, model, input_name, output_name = sys.argv[1:5]
 shape = [int(length) for length in sys.argv[5:]]
 pixels = ((np.arange(np.prod(shape)) * 7) % 256).astype(np.float32).reshape(shape)
 
+broken = pixels.copy()
+broken.flat[5] = np.nan
+
 
 def tell(step, action):
     try:
@@ -91,13 +94,13 @@ with http.InferenceServerClient(address, concurrency=4) as client:
 
     tell("http unknown model", lambda: client.infer("no-such-model", [http_input()]))
     tell("http unknown version", lambda: infer(model_version="7"))
-    tell("http unknown metadata", lambda: client.get_model_metadata("no such/model"))
+    tell("http unknown metadata", lambda: client.get_model_metadata("no such model"))
     tell("http unknown input", lambda: infer([http_input(name="x")]))
     tell("http unknown output", lambda: infer(outputs=[http_output(name="x")]))
     tell("http wrong shape", lambda: infer([http_input(pixels.reshape(-1))]))
     tell("http wrong type", lambda: infer([http_input(pixels.astype(np.int32), datatype="INT32")]))
     tell("http texts", lambda: infer([http_input(pixels.astype(np.bytes_), datatype="BYTES")]))
-    tell("http nan", lambda: infer([http_input(pixels * np.float32(np.nan), binary=False)]))
+    tell("http nan", lambda: infer([http_input(broken, binary=False)]))
     tell("http sequence", lambda: infer(sequence_id=5, sequence_start=True))
     tell("http load", lambda: client.load_model(model))
     tell("http unload", lambda: client.unload_model(model))
