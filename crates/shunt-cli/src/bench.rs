@@ -3,6 +3,7 @@
 mod bus;
 mod chain;
 mod page;
+mod rules;
 
 use std::process::ExitCode;
 
@@ -21,6 +22,7 @@ pub(crate) struct Bench {
 enum Action {
     Bus(bus::BusBench),
     Chain(chain::ChainBench),
+    Rules(rules::RulesBench),
 }
 
 // === impl Bench ===
@@ -30,6 +32,7 @@ impl Bench {
         match self.action {
             Action::Bus(bus) => bus.run().await,
             Action::Chain(chain) => chain.run().await,
+            Action::Rules(rules) => rules.run().await,
         }
     }
 }

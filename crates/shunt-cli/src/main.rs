@@ -21,6 +21,7 @@ mod method;
 mod models;
 mod output;
 mod publish;
+mod rules;
 mod sentiment;
 mod sim;
 mod tail;
@@ -54,6 +55,7 @@ enum Command {
     Models(models::Models),
     Emotion(emotion::Emotion),
     Sentiment(sentiment::Sentiment),
+    Rules(rules::Rules),
     Manifest(manifest::Manifest),
     Doctor(doctor::Doctor),
     #[command(hide = true)]
@@ -114,6 +116,7 @@ fn start(command: Command, started: Mono) -> anyhow::Result<ExitCode> {
             Command::Models(models) => return models.run().await,
             Command::Emotion(emotion) => return emotion.run().await,
             Command::Sentiment(sentiment) => return sentiment.run().await,
+            Command::Rules(rules) => return rules.run().await,
             Command::Manifest(manifest) => return manifest.run(),
             Command::Doctor(doctor) => return doctor.run().await,
             Command::Child(_) | Command::BenchPeer(_) => {}
