@@ -3,7 +3,7 @@ JSON, one line a step, what came of it.
 
 usage: open_inference_client.py HOST:PORT MODEL INPUT OUTPUT LENGTH...
 
-The model has one input of FP32 with these lengths. Its values are (7 * place) mod 256.
+The model has one input of FP32 with these lengths. Its values are (7 * place) mod 251.
 """
 
 import json
@@ -17,7 +17,7 @@ from tritonclient.utils import InferenceServerException
 
 address, model, input_name, output_name = sys.argv[1:5]
 shape = [int(length) for length in sys.argv[5:]]
-pixels = ((np.arange(np.prod(shape)) * 7) % 256).astype(np.float32).reshape(shape)
+pixels = ((np.arange(np.prod(shape)) * 7) % 251).astype(np.float32).reshape(shape)
 
 broken = pixels.copy()
 broken.flat[5] = np.nan
@@ -39,7 +39,9 @@ def bits(result, name=output_name):
 
 def texts(result, name=output_name):
     values = result.as_numpy(name)
-    return {"texts": [text.decode() for text in values.flatten()], "shape": list(values.shape)}
+    # Out of JSON the client makes texts, out of the binary form bytes.
+    plain = [text.decode() if isinstance(text, bytes) else text for text in values.flatten()]
+    return {"texts": plain, "shape": list(values.shape)}
 
 
 def http_input(values=pixels, name=input_name, datatype="FP32", binary=True):
