@@ -9,9 +9,12 @@
 
 mod accuracy;
 mod conformance;
+mod convert;
 mod faces;
+mod import;
 mod sessions;
 mod store;
+mod tflite;
 
 use std::{path::PathBuf, sync::Arc};
 
