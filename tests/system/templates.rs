@@ -22,11 +22,12 @@ struct Module {
 /// The exit code that a module will end with.
 type ExitCode = Pin<Box<dyn Future<Output = u8>>>;
 
-const MODULES: [Module; 6] = [
+const MODULES: [Module; 7] = [
     module::<bus::BusSettings>(),
     module::<camera::CameraSettings>(),
     module::<emotion::EmotionSettings>(),
     module::<gateway::GatewaySettings>(),
+    module::<inference::InferenceSettings>(),
     module::<relay::RelaySettings>(),
     module::<sentiment::SentimentSettings>(),
 ];
@@ -142,4 +143,38 @@ async fn the_variables_are_those_that_the_modules_read() {
 async fn a_misspelt_variable_of_a_module_is_found() {
     let misspelt = BTreeMap::from([("SHUNT_RELAY_MAX_QUEUE_EVENT".to_owned(), "5".to_owned())]);
     assert_eq!((find("relay").unwrap().start)(misspelt).await, 78);
+}
+
+#[test]
+fn the_variant_with_a_gpu_that_the_docs_tell_of_expands_in_both_templates() {
+    let page = std::fs::read_to_string(repo_root().join("docs/deployment.md")).unwrap();
+    let (_, rest) = page.split_once("<!-- begin gpu -->\n```json\n").unwrap();
+    let variant: Value = serde_json::from_str(rest.split_once("```").unwrap().0).unwrap();
+    for file in ["deployment.template.json", "deployment.debug.template.json"] {
+        let text = std::fs::read_to_string(repo_root().join(file)).unwrap();
+        let mut template: Value = serde_json::from_str(&text).unwrap();
+        let settings = "/modulesContent/$edgeAgent/properties.desired/modules/inference/settings";
+        let settings = template.pointer_mut(settings).unwrap();
+        settings["image"] = variant["image"].clone();
+        let host = &mut settings["createOptions"]["HostConfig"];
+        host["DeviceRequests"] = variant["createOptions"]["HostConfig"]["DeviceRequests"].clone();
+        // Beside the modules, whose images the manifest names.
+        let folder = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink(repo_root().join("modules"), folder.path().join("modules")).unwrap();
+        std::fs::write(folder.path().join(file), template.to_string()).unwrap();
+        let registry = ("CONTAINER_REGISTRY_ADDRESS".to_owned(), "registry.example".to_owned());
+        let options = Options { environment: Environment::new([registry]), ..Options::default() };
+        let manifest = expand(&folder.path().join(file), &options).unwrap().manifest;
+        let inference =
+            &manifest["modulesContent"]["$edgeAgent"]["properties.desired"]["modules"]["inference"];
+        assert_eq!(inference["settings"]["image"], "registry.example/inference:0.1.0-amd64.gpu");
+        // The deployment splits long options over several fields.
+        let fields = inference["settings"].as_object().unwrap().iter();
+        let options: String = fields
+            .filter(|(name, _)| name.starts_with("createOptions"))
+            .filter_map(|(_, part)| part.as_str())
+            .collect();
+        let options: Value = serde_json::from_str(&options).unwrap();
+        assert_eq!(options["HostConfig"]["DeviceRequests"][0]["Capabilities"], serde_json::json!([["gpu"]]));
+    }
 }

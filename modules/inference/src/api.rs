@@ -22,8 +22,13 @@ use shunt_infer::Port;
 use tokio::sync::Semaphore;
 
 use crate::{
-    engine::Engine, fetch_picture::PictureFetcher, open_inference, picture, problem::Problem, score,
-    served::Served, tally::Tally,
+    engine::Engine,
+    fetch_picture::PictureFetcher,
+    open_inference, openapi, picture,
+    problem::Problem,
+    score,
+    served::{Engines, Served},
+    tally::Tally,
 };
 
 /// All bodies that are in work together may take so many times what one may. A further one is answered 503.
@@ -62,7 +67,7 @@ pub(crate) fn routes(api: Api) -> Router {
         .route("/{project}/{task}/iterations/{name}/image", post(picture::image))
         .route("/{project}/{task}/iterations/{name}/url", post(picture::url))
         .route("/models", get(models));
-    router.with_state(api).merge(others)
+    router.with_state(api).merge(others).merge(openapi::routes())
 }
 
 /// `GET /models`: the models that are served.
@@ -80,7 +85,7 @@ async fn models(State(api): State<Api>) -> Json<Value> {
         } else {
             "requests that name it"
         };
-        describe(engine, serves)
+        describe(engine, serves, &now)
     });
     Json(json!({
         "served": served.collect::<Vec<_>>(),
@@ -88,8 +93,9 @@ async fn models(State(api): State<Api>) -> Json<Value> {
     }))
 }
 
-fn describe(engine: &Engine, serves: &str) -> Value {
+fn describe(engine: &Engine, serves: &str, now: &Engines) -> Value {
     let model = engine.pipeline().model();
+    let told = now.engine(model.name()).map(|(_, serving)| serving);
     let description = model.describe();
     let ports = |ports: &[Port]| {
         ports.iter().map(|port| json!({"name": port.name, "shape": port.to_string()})).collect::<Vec<_>>()
@@ -105,6 +111,8 @@ fn describe(engine: &Engine, serves: &str) -> Value {
         "backend": model.chosen().version,
         "because": model.chosen().why,
         "device": description.device,
+        "proof": told.map(|serving| &serving.proof),
+        "load_ms": told.map(|serving| serving.load_ms),
         "batches": engine.batches(),
         "memory": model.memory(),
         "inputs": ports(&description.inputs),
@@ -146,6 +154,13 @@ impl Api {
             Ok(body) => Ok((body.to_bytes(), room)),
             Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
             Err(error) => Err(Problem::bad("the body cannot be read", error.to_string())),
+        }
+    }
+
+    /// Notes a request that is refused for what is wrong with it.
+    pub(crate) fn note(&self, route: &str, problem: &Problem) {
+        if problem.status.is_client_error() {
+            self.tally.bad_request(route);
         }
     }
 

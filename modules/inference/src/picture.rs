@@ -151,7 +151,7 @@ fn answer(api: &Api, route: &str, answer: Result<Answer, Problem>) -> Response {
     match answer {
         Ok(answer) => Json(answer).into_response(),
         Err(problem) => {
-            api.tally.bad_request(route);
+            api.note(route, &problem);
             problem.into_custom_vision_response()
         }
     }

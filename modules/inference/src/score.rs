@@ -27,7 +27,7 @@ pub(crate) async fn score(State(api): State<Api>, request: Request) -> Response 
     match answer(&api, request).await {
         Ok(answer) => Json(answer).into_response(),
         Err(problem) => {
-            api.tally.bad_request("score");
+            api.note("score", &problem);
             problem.into_response()
         }
     }

@@ -79,7 +79,7 @@ impl Tally {
             model: seconds("shunt_inference_model_seconds", "Seconds that a run of a model took.")?,
             bad_requests: by(
                 "shunt_inference_bad_requests_total",
-                "Requests that were refused before they reached a model, by route.",
+                "Requests that were refused for what is wrong with them (an answer 4xx), by route.",
                 &["route"],
             )?,
         })
@@ -99,7 +99,7 @@ impl Tally {
         }
     }
 
-    /// A request was refused before it reached a model.
+    /// A request was refused for what is wrong with it.
     pub(crate) fn bad_request(&self, route: &str) {
         self.bad_requests.with_label_values(&[route]).inc();
     }

@@ -8,7 +8,14 @@
     reason = "a test ends by a panic"
 )]
 
+mod docs;
 mod frames;
+mod open_inference;
+mod overload;
+mod pictures;
+mod score;
 mod shadows;
 mod swaps;
+mod twin;
+mod urls;
 mod yard;

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use axum::http::HeaderMap;
 use bytes::Bytes;
 use inference::InferenceSettings;
 use serde_json::Value;
@@ -190,6 +191,8 @@ impl Yard {
 
     /// Shows a picture; what the module says of it.
     pub(crate) async fn judged(&mut self, source: &str, picture: &Picture) -> Label {
+        // Takes longer than the shortest time between two frames that a rate can be set to, which is a millisecond.
+        assert_eq!(self.get("/healthz").await.unwrap().0, 200);
         let sequence = self.sequence.load(Ordering::Relaxed);
         self.show(source, picture).await;
         loop {
@@ -222,6 +225,20 @@ impl Yard {
     pub(crate) async fn get(&self, path: &str) -> reqwest::Result<(u16, String)> {
         let answer = client().get(format!("http://{}{path}", self.address)).send().await?;
         Ok((answer.status().as_u16(), answer.text().await?))
+    }
+
+    /// Posts a body; gives status, headers and answer.
+    pub(crate) async fn post(
+        &self,
+        path: &str,
+        content_type: &str,
+        body: impl Into<reqwest::Body>,
+    ) -> (u16, HeaderMap, Value) {
+        let request = client().post(format!("http://{}{path}", self.address)).body(body);
+        let answer = request.header("Content-Type", content_type).send().await.unwrap();
+        let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
+        let text = answer.text().await.unwrap();
+        (status, headers, serde_json::from_str(&text).unwrap_or(Value::String(text)))
     }
 
     /// A number on the module's page of metrics; 0 where it is not there.
