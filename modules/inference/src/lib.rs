@@ -11,7 +11,8 @@
 //!   serves on, and the reported twin says why.
 //! - A second model beside the first (the setting `shadow`) never delays it.
 //!
-//! It deliberately trains nothing, and keeps no picture.
+//! It deliberately trains nothing, keeps no picture, and fetches no model's file but from the address that the catalog
+//! gives together with its digest.
 //!
 //! ```
 //! use inference::InferenceSettings;
@@ -30,6 +31,7 @@ mod field_tally;
 mod judge;
 mod multipart;
 mod open_inference;
+mod openapi;
 mod outlet;
 mod picture;
 mod problem;

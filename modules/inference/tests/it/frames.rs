@@ -64,8 +64,10 @@ async fn frames_are_read_from_shared_memory() {
     for _ in 0..8 {
         write(&red());
     }
+    yard.pause().await;
     yard.send("front-door", pixels).await;
     eventually(LIMIT, || async { yard.skipped("gone").await == 1 }).await;
+    yard.pause().await;
     yard.send("front-door", write(&red())).await;
     assert_eq!(yard.label().await.label, "red");
 }
@@ -128,7 +130,7 @@ async fn what_does_not_move_is_not_judged_and_counted_until_something_does() {
     }
     assert_eq!((judged().await, yard.skipped("motion").await), (1, 5));
     let mut visitor = red();
-    fill(&mut visitor, 10, 10, 20, 20, [20, 20, 240]);
+    fill(&mut visitor, 10, 10, 20, 20, [240, 240, 240]);
     yard.settled("door", &visitor).await;
     assert_eq!((judged().await, yard.skipped("motion").await), (2, 5));
     // Another source has a background of its own.

@@ -54,13 +54,10 @@ async fn half_of_the_frames_are_shown_to_the_second_model_and_it_is_told_that_it
 #[tokio::test]
 async fn a_slow_second_model_agrees_where_it_has_time_and_never_delays_the_first() {
     let settings = beside("colours", "slow", 1.0);
-    let mut yard = Yard::start(settings.clone()).await;
-    let mut longest: f64 = 0.0;
-    for _ in 0..30 {
-        let label = yard.judged("door", &red()).await;
-        longest = longest.max(label.inference_ms);
+    let yard = Yard::start(settings.clone()).await;
+    while yard.count("shunt_inference_frames_total").await < 30 {
+        yard.settled("door", &red()).await;
     }
-    assert_eq!(yard.count("shunt_inference_frames_total").await, 30);
     let results = ["agreed", "differed", "skipped", "failed"];
     eventually(LIMIT, || async {
         let mut all = 0;
@@ -76,5 +73,5 @@ async fn a_slow_second_model_agrees_where_it_has_time_and_never_delays_the_first
     assert_eq!(report["agreement"], 1.0, "{report}");
     // It takes many times as long: the first cannot have waited for it.
     let slow = report["second_ms"].as_f64().unwrap();
-    assert!(report["first_ms"].as_f64().unwrap() < slow, "{report}, longest {longest} ms");
+    assert!(report["first_ms"].as_f64().unwrap() < slow, "{report}");
 }

@@ -109,14 +109,14 @@ async fn a_module_without_its_model_lives_says_why_and_starts_when_it_gets_one()
 }
 
 /// A server of model files, and how often it was asked.
-struct Shop {
-    address: String,
+pub(crate) struct Shop {
+    pub(crate) address: String,
     asked: Arc<AtomicU64>,
     serving: JoinHandle<()>,
 }
 
 impl Shop {
-    async fn open(file: Vec<u8>) -> Self {
+    pub(crate) async fn open(file: Vec<u8>) -> Self {
         let asked = Arc::<AtomicU64>::default();
         let counting = Arc::clone(&asked);
         let routes = Router::new().route(
@@ -131,6 +131,10 @@ impl Shop {
         let address = listener.local_addr().unwrap().to_string();
         let serving = tokio::spawn(async move { axum::serve(listener, routes).await.unwrap() });
         Self { address, asked, serving }
+    }
+
+    pub(crate) fn close(self) {
+        self.serving.abort();
     }
 }
 
@@ -160,7 +164,7 @@ async fn a_model_is_fetched_by_twin_and_serves_after_a_restart_without_the_netwo
     let folder = yard.end().await;
     assert_eq!(fetched(&folder), ["remote.onnx"]);
 
-    shop.serving.abort();
+    shop.close();
     let mut yard = Yard::start_with(with_model("remote"), folder, |common| at(common, &address)).await;
     yard.until_ready().await;
     assert_eq!(yard.judged("door", &red()).await.model, "remote");

@@ -189,10 +189,15 @@ impl Yard {
         self.label_event().await.json().unwrap()
     }
 
+    /// Something that takes longer than the shortest time between two frames that a rate can be set to, which is a
+    /// millisecond: for frames that must not be passed over.
+    pub(crate) async fn pause(&self) {
+        assert_eq!(self.get("/healthz").await.unwrap().0, 200);
+    }
+
     /// Shows a picture; what the module says of it.
     pub(crate) async fn judged(&mut self, source: &str, picture: &Picture) -> Label {
-        // Takes longer than the shortest time between two frames that a rate can be set to, which is a millisecond.
-        assert_eq!(self.get("/healthz").await.unwrap().0, 200);
+        self.pause().await;
         let sequence = self.sequence.load(Ordering::Relaxed);
         self.show(source, picture).await;
         loop {
