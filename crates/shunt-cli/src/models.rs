@@ -1,6 +1,7 @@
 //! `shunt models`: what models there are, where their files are, and how to come by them.
 
 mod fetch;
+mod import;
 mod quantize;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -48,6 +49,8 @@ enum Action {
         #[arg(long, value_name = "DIR")]
         into: Option<PathBuf>,
     },
+    /// Take a model file in: a .tflite file is converted to ONNX and proven against LiteRT, an .onnx file is tried.
+    Import(import::Import),
     /// How often an expression model is right on a folder of labelled faces (`happiness_0001.png`).
     Check {
         /// The folder.
@@ -79,6 +82,7 @@ impl Models {
                 let into = into.unwrap_or_else(chain::models_folder);
                 quantize::quantize(&store, &model, calibration.as_deref(), &into).await?;
             }
+            Action::Import(import) => tokio::task::spawn_blocking(move || import.run(&store)).await??,
             Action::Check { folder, model, json } => {
                 return tokio::task::spawn_blocking(move || check(&store, &folder, model, json)).await?;
             }
