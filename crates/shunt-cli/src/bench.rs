@@ -2,6 +2,8 @@
 
 mod bus;
 mod chain;
+mod contestant;
+mod inference;
 mod page;
 mod rules;
 
@@ -10,6 +12,7 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 
 pub(crate) use bus::PeerArgs;
+pub(crate) use contestant::{Contestant, ContestantArgs, Order, What, median};
 
 /// Measure where the time goes.
 #[derive(Debug, Args)]
@@ -23,6 +26,7 @@ enum Action {
     Bus(bus::BusBench),
     Chain(chain::ChainBench),
     Rules(rules::RulesBench),
+    Inference(inference::InferenceBench),
 }
 
 // === impl Bench ===
@@ -33,6 +37,16 @@ impl Bench {
             Action::Bus(bus) => bus.run().await,
             Action::Chain(chain) => chain.run().await,
             Action::Rules(rules) => rules.run().await,
+            Action::Inference(inference) => inference.run().await,
         }
     }
+}
+
+/// Cores, architecture, load.
+pub(crate) fn machine() -> String {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.split(' ').next().unwrap_or("unknown");
+    let build = if cfg!(debug_assertions) { "development" } else { "release" };
+    format!("{cores} cores, {}, load {load} before the run, {build} build", std::env::consts::ARCH)
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use clap::Args;
-use shunt_infer::ModelStore;
+use shunt_infer::{Backends, ModelStore};
 use tokio::process::Command;
 
 use crate::{
@@ -106,6 +106,7 @@ impl Doctor {
         .await?;
         programs(&mut findings)?;
         models(&mut findings)?;
+        back_ends(&mut findings)?;
         pictures(&mut findings)?;
         manifest(&mut findings)?;
         folders(&mut findings, &folder)?;
@@ -179,6 +180,24 @@ fn models(findings: &mut Findings) -> anyhow::Result<()> {
                 )?;
             }
         }
+    }
+    Ok(())
+}
+
+fn back_ends(findings: &mut Findings) -> anyhow::Result<()> {
+    let backends = Backends::installed();
+    for backend in backends.found() {
+        findings.line(Verdict::Ok, "back end", &backend.version(), "")?;
+    }
+    for missing in backends.missing() {
+        // What mends it is part of the reason.
+        let found = format!("{} is not there: {}", missing.name, missing.why);
+        findings.line(
+            Verdict::Warn,
+            "back end",
+            &found,
+            "without it models run more slowly, or not at all",
+        )?;
     }
     Ok(())
 }

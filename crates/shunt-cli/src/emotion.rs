@@ -3,7 +3,6 @@
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
-    time::Instant,
 };
 
 use anyhow::Context;
@@ -13,7 +12,7 @@ use shunt_infer::{Backends, ExpressionReader, FaceFinder, FaceOptions, FaceReadi
 use shunt_vision::{DecodeLimits, Picture, decode, draw_rect, draw_text, encode_jpeg, encode_png, to_rgb};
 use shunt_wire::events::{Expression, Rect};
 
-use crate::{chain, output};
+use crate::{chain, output, steps::Steps};
 
 /// Find the faces of a picture and read their expressions.
 #[derive(Debug, Args)]
@@ -40,18 +39,6 @@ pub(crate) struct Emotion {
     max_faces: Option<usize>,
 }
 
-/// Milliseconds of each step, in order.
-struct Steps(Vec<(&'static str, f64)>, Instant);
-
-// === impl Steps ===
-
-impl Steps {
-    fn done(&mut self, step: &'static str) {
-        self.0.push((step, self.1.elapsed().as_secs_f64() * 1_000.0));
-        self.1 = Instant::now();
-    }
-}
-
 // === impl Emotion ===
 
 impl Emotion {
@@ -61,7 +48,7 @@ impl Emotion {
     }
 
     fn judge(&self) -> anyhow::Result<ExitCode> {
-        let mut steps = Steps(Vec::new(), Instant::now());
+        let mut steps = Steps::begin();
         let cannot = || format!("cannot use {}", self.picture.display());
         let bytes = std::fs::read(&self.picture).with_context(cannot)?;
         let picture = decode(&bytes, &DecodeLimits::default()).with_context(cannot)?;
@@ -99,14 +86,12 @@ impl Emotion {
     }
 
     fn as_json(&self, picture: &Picture, faces: &[FaceReading], steps: &Steps) -> Value {
-        let steps: serde_json::Map<String, Value> =
-            steps.0.iter().map(|(name, ms)| ((*name).to_owned(), json!(ms))).collect();
         json!({
             "picture": self.picture,
             "width": picture.width,
             "height": picture.height,
             "faces": faces,
-            "ms": steps,
+            "ms": steps.as_json(),
         })
     }
 }
@@ -132,9 +117,7 @@ fn print(picture: &Picture, faces: &[FaceReading], steps: &Steps) -> anyhow::Res
             .collect();
         output::line(output::table(&["face at", "score", "expression"], &rows))?;
     }
-    let rows: Vec<Vec<String>> =
-        steps.0.iter().map(|(name, ms)| vec![(*name).to_owned(), format!("{ms:.1}")]).collect();
-    output::line(output::table(&["step", "ms"], &rows))
+    output::line(steps.as_table())
 }
 
 fn draw(picture: &Picture, faces: &[FaceReading], file: &Path) -> anyhow::Result<()> {

@@ -12,6 +12,7 @@ mod bridge;
 mod bus;
 mod chain;
 mod child;
+mod classify;
 mod control;
 mod doctor;
 mod emotion;
@@ -24,6 +25,7 @@ mod publish;
 mod rules;
 mod sentiment;
 mod sim;
+mod steps;
 mod tail;
 mod twin;
 mod up;
@@ -53,6 +55,7 @@ enum Command {
     Bridge(bridge::BridgeArgs),
     Invoke(invoke::Invoke),
     Models(models::Models),
+    Classify(classify::Classify),
     Emotion(emotion::Emotion),
     Sentiment(sentiment::Sentiment),
     Rules(rules::Rules),
@@ -62,6 +65,8 @@ enum Command {
     Child(child::ChildArgs),
     #[command(hide = true)]
     BenchPeer(bench::PeerArgs),
+    #[command(hide = true)]
+    BenchModel(bench::ContestantArgs),
 }
 
 /// Settings that cannot be used: exit code 78.
@@ -78,6 +83,10 @@ fn main() -> ExitCode {
     }
     if let Command::BenchPeer(args) = cli.command {
         // Has a runtime of the kind that is measured.
+        return args.run().map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS);
+    }
+    if let Command::BenchModel(args) = cli.command {
+        // Nothing else may take its core.
         return args.run().map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS);
     }
     match start(cli.command, started) {
@@ -114,12 +123,13 @@ fn start(command: Command, started: Mono) -> anyhow::Result<ExitCode> {
             Command::Bridge(bridge) => bridge.run().await?,
             Command::Invoke(invoke) => return invoke.run().await,
             Command::Models(models) => return models.run().await,
+            Command::Classify(classify) => return classify.run().await,
             Command::Emotion(emotion) => return emotion.run().await,
             Command::Sentiment(sentiment) => return sentiment.run().await,
             Command::Rules(rules) => return rules.run().await,
             Command::Manifest(manifest) => return manifest.run(),
             Command::Doctor(doctor) => return doctor.run().await,
-            Command::Child(_) | Command::BenchPeer(_) => {}
+            Command::Child(_) | Command::BenchPeer(_) | Command::BenchModel(_) => {}
         }
         Ok(ExitCode::SUCCESS)
     });

@@ -1,5 +1,6 @@
 //! `shunt models`: what models there are, where their files are, and how to come by them.
 
+mod bench;
 mod fetch;
 mod import;
 mod quantize;
@@ -11,6 +12,9 @@ use shunt_infer::{Backends, ExpressionReader, ModelError, ModelStore, SourceKind
 use shunt_wire::events::Expression;
 
 use crate::{chain, output};
+
+pub(crate) use fetch::run;
+pub(crate) use quantize::environment;
 
 /// List, fetch and check models.
 #[derive(Debug, Args)]
@@ -51,6 +55,18 @@ enum Action {
     },
     /// Take a model file in: a .tflite file is converted to ONNX and proven against LiteRT, an .onnx file is tried.
     Import(import::Import),
+    /// Every model that is here on every back end that is installed, side by side, one thread: time of a run, memory,
+    /// and how far its golden answer is off.
+    Bench {
+        /// Only these models.
+        models: Vec<String>,
+        /// Runs measured of each.
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        runs: u32,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// How often an expression model is right on a folder of labelled faces (`happiness_0001.png`).
     Check {
         /// The folder.
@@ -83,6 +99,7 @@ impl Models {
                 quantize::quantize(&store, &model, calibration.as_deref(), &into).await?;
             }
             Action::Import(import) => tokio::task::spawn_blocking(move || import.run(&store)).await??,
+            Action::Bench { models, runs, json } => return bench::bench(&store, &models, runs, json).await,
             Action::Check { folder, model, json } => {
                 return tokio::task::spawn_blocking(move || check(&store, &folder, model, json)).await?;
             }

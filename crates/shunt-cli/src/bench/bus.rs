@@ -24,7 +24,7 @@ use self::{
     server::NoServer,
     setup::{KNOWN, Known, Setup},
 };
-use super::page;
+use super::{machine, page};
 use crate::{
     child::{Process, Program},
     output, up,
@@ -250,13 +250,4 @@ impl Voice {
         drop(self.errors.take(4096).read_to_string(&mut complaint).await);
         anyhow::bail!("it ended: {}", complaint.trim())
     }
-}
-
-/// Cores, architecture, load.
-fn machine() -> String {
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    let load = load.split(' ').next().unwrap_or("unknown");
-    let build = if cfg!(debug_assertions) { "development" } else { "release" };
-    format!("{cores} cores, {}, load {load} before the run, {build} build", std::env::consts::ARCH)
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write as _};
 
-use super::bus::report::{Measured, Outcome, Report, Times, micros, size_text};
+use super::bus::report::{Bar, Measured, Outcome, Report, Times, micros, size_text};
 
 /// Widths of a plot in pixels: of the names, of the plot itself, of the numbers behind it.
 const NAMES: f64 = 250.0;
@@ -32,14 +32,15 @@ th:first-child, td:first-child, td.text { text-align: left; }
 .met { color: var(--good); } .missed { color: var(--bad); font-weight: 600; }
 ";
 
-/// A mark in a plot: where it is, its class.
-struct Row<'a> {
-    name: &'a str,
+/// A row of a plot.
+pub(super) struct Plotted<'a> {
+    pub(super) name: &'a str,
     /// A bar to here.
-    value: f64,
+    pub(super) value: f64,
     /// And a line on to here.
-    reach: Option<f64>,
-    text: String,
+    pub(super) reach: Option<f64>,
+    /// What stands behind it.
+    pub(super) text: String,
 }
 
 /// A scale of tens from one value to another.
@@ -48,21 +49,35 @@ struct Tens {
     high: i32,
 }
 
-/// The whole page.
-pub(super) fn write(report: &Report) -> Result<String, fmt::Error> {
+/// Begins a page: its title, and what was measured where.
+pub(super) fn begin(title: &str, about: &str) -> Result<String, fmt::Error> {
     let mut page = String::from("<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"/>\n");
-    page.push_str(
-        "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n<title>shunt bench bus</title>\n<style>",
+    page.push_str("<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n");
+    let title = escape(title);
+    write!(page, "<title>{title}</title>\n<style>{STYLE}</style></head><body>\n<h1>{title}</h1>\n")?;
+    paragraph(&mut page, about)?;
+    Ok(page)
+}
+
+/// A heading, and a sentence below it.
+pub(super) fn heading(page: &mut String, text: &str, below: &str) -> fmt::Result {
+    writeln!(page, "<h2>{}</h2>", escape(text))?;
+    paragraph(page, below)
+}
+
+/// A paragraph of plain text.
+pub(super) fn paragraph(page: &mut String, text: &str) -> fmt::Result {
+    writeln!(page, "<p>{}</p>", escape(text))
+}
+
+/// The page of `shunt bench bus`.
+pub(super) fn write(report: &Report) -> Result<String, fmt::Error> {
+    let about = format!(
+        "shunt bench bus, {}; {}; {} round trips a cell, answers of 256 B.",
+        report.time, report.machine, report.rounds
     );
-    page.push_str(STYLE);
-    write!(
-        page,
-        "</style></head><body>\n<h1>What each way between processes costs</h1>\n<p>shunt bench bus, {}; {}; {} round trips a cell, answers of 256 B.</p>\n",
-        escape(&report.time),
-        escape(&report.machine),
-        report.rounds
-    )?;
-    bars(&mut page, report)?;
+    let mut page = begin("What each way between processes costs", &about)?;
+    verdicts(&mut page, &report.bars())?;
     page.push_str("<h2>Round trip of 256 B</h2>\n<p>Bar: p50; line: to p99. Each step of the scale is ten times the one before.</p>\n");
     plot(&mut page, &times_rows(report, |measured| measured.at(256)), None)?;
     sizes(&mut page, report)?;
@@ -76,9 +91,10 @@ pub(super) fn write(report: &Report) -> Result<String, fmt::Error> {
     Ok(page)
 }
 
-fn bars(page: &mut String, report: &Report) -> fmt::Result {
-    page.push_str("<h2>Bars</h2>\n<div class=\"wide\"><table><tr><th>way</th><th>bar</th><th>limit</th><th>value</th><th>verdict</th></tr>\n");
-    for bar in report.bars() {
+/// What was asked for, beside what was found.
+pub(super) fn verdicts(page: &mut String, bars: &[Bar]) -> fmt::Result {
+    page.push_str("<h2>Bars</h2>\n<div class=\"wide\"><table><tr><th>of</th><th>bar</th><th>limit</th><th>value</th><th>verdict</th></tr>\n");
+    for bar in bars {
         let class = match bar.is_met() {
             Some(true) => "met",
             Some(false) => "missed",
@@ -100,16 +116,19 @@ fn bars(page: &mut String, report: &Report) -> fmt::Result {
 }
 
 /// A row for each way that has this figure.
-fn rows(report: &Report, figure: impl Fn(&Measured) -> Option<(f64, Option<f64>, String)>) -> Vec<Row<'_>> {
+fn rows(
+    report: &Report,
+    figure: impl Fn(&Measured) -> Option<(f64, Option<f64>, String)>,
+) -> Vec<Plotted<'_>> {
     let of = |row: &'_ super::bus::report::Row| match &row.outcome {
         Outcome::Measured(measured) => figure(measured).map(|figure| (row.name, figure)),
         _ => None,
     };
-    let row = |(name, (value, reach, text))| Row { name, value, reach, text };
+    let row = |(name, (value, reach, text))| Plotted { name, value, reach, text };
     report.rows.iter().filter_map(of).map(row).collect()
 }
 
-fn times_rows(report: &Report, figure: impl Fn(&Measured) -> Option<Times>) -> Vec<Row<'_>> {
+fn times_rows(report: &Report, figure: impl Fn(&Measured) -> Option<Times>) -> Vec<Plotted<'_>> {
     rows(report, |measured| {
         let times = figure(measured)?;
         let text = format!("{} / {}", micros(times.p50), micros(times.p99));
@@ -118,7 +137,7 @@ fn times_rows(report: &Report, figure: impl Fn(&Measured) -> Option<Times>) -> V
 }
 
 /// Begins a plot of so many rows, with its scale; where a value lies in it.
-fn begin(page: &mut String, count: usize, tens: &Tens) -> fmt::Result {
+fn begin_plot(page: &mut String, count: usize, tens: &Tens) -> fmt::Result {
     let (width, height) = (NAMES + WIDE + NUMBERS, HIGH * count as f64 + SCALE);
     writeln!(page, "<div class=\"wide\"><svg viewBox=\"0 0 {width} {height}\" role=\"img\">")?;
     let bottom = height - SCALE;
@@ -145,13 +164,14 @@ fn name(page: &mut String, name: &str, middle: f64) -> fmt::Result {
     )
 }
 
-fn plot(page: &mut String, rows: &[Row<'_>], limit: Option<f64>) -> fmt::Result {
+/// Bars on a scale of tens.
+pub(super) fn plot(page: &mut String, rows: &[Plotted<'_>], limit: Option<f64>) -> fmt::Result {
     let ends = rows.iter().flat_map(|row| [Some(row.value), row.reach]).flatten().chain(limit);
     let Some(tens) = Tens::of(ends) else {
         page.push_str("<p>Not measured.</p>\n");
         return Ok(());
     };
-    begin(page, rows.len(), &tens)?;
+    begin_plot(page, rows.len(), &tens)?;
     for (number, row) in rows.iter().enumerate() {
         let middle = HIGH * (number as f64 + 0.5);
         name(page, row.name, middle)?;
@@ -211,7 +231,7 @@ fn sizes(page: &mut String, report: &Report) -> fmt::Result {
         .collect();
     let values = measured.iter().flat_map(|(_, measured)| measured.round_trips.iter());
     let Some(tens) = Tens::of(values.map(|(_, times)| times.p50)) else { return Ok(()) };
-    begin(page, measured.len(), &tens)?;
+    begin_plot(page, measured.len(), &tens)?;
     for (row, (way, measured)) in measured.iter().enumerate() {
         let middle = HIGH * (row as f64 + 0.5);
         name(page, way, middle)?;

@@ -133,6 +133,7 @@ fn rule(number: u32, all: bool) -> Value {
         "from": [from],
         "where": "data.probability > 0.5",
         "group_by": ["data.track"],
+        "max_groups": 20,
         "window": window,
         "values": {
             "unhappy": "share(data.emotion in ['sadness', 'anger', 'disgust', 'fear', 'contempt'])",

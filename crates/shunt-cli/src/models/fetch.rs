@@ -176,7 +176,7 @@ pub(super) fn python() -> anyhow::Result<PathBuf> {
         .context("python3 is not installed (packages python3 and python3-venv; scripts/setup installs them)")
 }
 
-pub(super) async fn run(command: &mut Command) -> anyhow::Result<()> {
+pub(crate) async fn run(command: &mut Command) -> anyhow::Result<()> {
     let name = Path::new(command.as_std().get_program());
     let name = name.file_name().unwrap_or(OsStr::new("?")).display().to_string();
     // What it prints is its progress, and no result of ours.

@@ -84,7 +84,7 @@ fn target(file: &Path) -> PathBuf {
 }
 
 /// The Python of the script's own environment, with the pinned packages; quick where they are there already.
-async fn environment(repository: &Path, tools: &Path) -> anyhow::Result<PathBuf> {
+pub(crate) async fn environment(repository: &Path, tools: &Path) -> anyhow::Result<PathBuf> {
     let folder = repository.join(".shunt/quantize");
     let own = folder.join("bin/python");
     if !own.is_file() {
