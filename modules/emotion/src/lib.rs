@@ -41,7 +41,7 @@ use std::{path::PathBuf, sync::Arc, thread, time::Duration};
 use anyhow::{Context as _, anyhow};
 use serde_json::{Value, json};
 use shunt_frames::FrameReader;
-use shunt_module::{Context, Health, Problems, Proposal};
+use shunt_module::{Context, Facts, Health, Problems, Proposal};
 use tokio::{sync::mpsc, time::timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -88,6 +88,7 @@ pub async fn run(mut context: Context<EmotionSettings>) -> anyhow::Result<()> {
         models_dir: context.common.models_dir.clone(),
         in_use: in_use.clone(),
         health: context.health.clone(),
+        facts: context.facts.clone(),
         shutdown: context.shutdown.clone(),
     };
     context.health.set("models", Err("the models are being loaded".to_owned()));
@@ -153,6 +154,7 @@ struct Loader {
     models_dir: PathBuf,
     in_use: InUse,
     health: Health,
+    facts: Facts,
     shutdown: CancellationToken,
 }
 
@@ -179,6 +181,7 @@ impl Loader {
         });
         match loaded {
             Ok(models) => {
+                self.facts.set("serving", models.report());
                 self.in_use.set(models, options);
                 self.health.set("models", Ok(()));
                 Ok(())

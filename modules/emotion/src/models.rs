@@ -7,7 +7,11 @@ use std::{
 };
 
 use parking_lot::RwLock;
-use shunt_infer::{Backends, ExpressionReader, FaceFinder, FaceOptions, FaceReading, ModelError, ModelStore};
+use serde_json::{Value, json};
+use shunt_infer::{
+    Backends, ExpressionReader, FaceFinder, FaceOptions, FaceReading, Model, ModelError, ModelStore,
+    Preference,
+};
 use shunt_module::Problems;
 use shunt_vision::Picture;
 
@@ -18,6 +22,8 @@ use crate::EmotionSettings;
 pub(crate) struct Models {
     pub(crate) finder: Arc<FaceFinder>,
     pub(crate) reader: Arc<ExpressionReader>,
+    /// Who was wanted to run them.
+    backend: Preference,
 }
 
 /// The models in use and which faces count; shared by the judge's thread and the HTTP interface. Whoever works with
@@ -60,7 +66,13 @@ impl Models {
                 return Err(problems);
             }
         };
-        let backends = Backends::installed();
+        let backends = Backends::installed().prefer(settings.backend);
+        if let Err(missing) = backends.wanted() {
+            problems.note("backend", format!("{} is not there: {}", missing.name, missing.why));
+            return Err(problems);
+        }
+        // One that another back end ran is loaded anew.
+        let in_use = in_use.filter(|models| models.backend == settings.backend);
         let finder = match in_use {
             Some(Self { finder, .. }) if finder.model().name() == settings.face_model => {
                 Ok(Arc::clone(finder))
@@ -74,7 +86,7 @@ impl Models {
             _ => ExpressionReader::load(&store, &settings.emotion_model, &backends).map(Arc::new),
         };
         match (finder, reader) {
-            (Ok(finder), Ok(reader)) => Ok(Self { finder, reader }),
+            (Ok(finder), Ok(reader)) => Ok(Self { finder, reader, backend: settings.backend }),
             (finder, reader) => {
                 if let Err(error) = finder {
                     problems.note("face_model", error.to_string());
@@ -90,6 +102,21 @@ impl Models {
     /// The names of both models.
     pub(crate) fn names(&self) -> Vec<String> {
         vec![self.finder.model().name().to_owned(), self.reader.model().name().to_owned()]
+    }
+
+    /// What the reported twin tells of them.
+    pub(crate) fn report(&self) -> Value {
+        let told = |model: &Model| {
+            let (chosen, description) = (model.chosen(), model.describe());
+            json!({
+                "model": model.name(),
+                "digest": model.digest(),
+                "backend": chosen.version,
+                "device": description.device,
+                "because": chosen.why,
+            })
+        };
+        json!({"face_model": told(self.finder.model()), "emotion_model": told(self.reader.model())})
     }
 
     /// Finds the faces of a picture and reads their expressions. Heavy.

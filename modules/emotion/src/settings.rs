@@ -2,7 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use shunt_infer::FaceOptions;
+use shunt_infer::{FaceOptions, Preference};
 use shunt_module::{Problems, Settings};
 
 /// What can be set.
@@ -15,6 +15,10 @@ pub struct EmotionSettings {
     /// The expression model, by its name in `models/catalog.toml`. One that does not load is refused; the old one
     /// serves on.
     pub emotion_model: String,
+    /// Who runs the models: auto (the fastest that is here), tract, onnxruntime, litert. One that is not here is
+    /// refused; the old one serves on.
+    #[schemars(with = "String", extend("enum" = ["auto", "tract", "onnxruntime", "litert"]))]
+    pub backend: Preference,
     /// The least score of a face, 0 to 1; faces below it are not reported.
     #[schemars(range(min = 0, max = 1))]
     pub min_score: f64,
@@ -37,6 +41,7 @@ impl Default for EmotionSettings {
         Self {
             face_model: "blazeface-full-range".to_owned(),
             emotion_model: "ferplus-small".to_owned(),
+            backend: Preference::Auto,
             // As MediaPipe's own graph of the full range model; below it, badges and hands look like faces.
             min_score: 0.6,
             max_faces: 16,

@@ -40,7 +40,7 @@ async fn score_refuses_what_is_not_a_face_and_says_why() {
         (rows(48, 48), "data has the shape [1, 1, 48, 48], but must have [1, 1, 64, 64]"),
         (json!({"data": vec![vec![vec![vec![0; 64]; 64]]; 2]}).to_string(), "[2, 1, 64, 64]"),
         (json!({"data": []}).to_string(), "[0, 0, 0, 0]"),
-        (ragged.to_string(), "not all of the same length"),
+        (ragged.to_string(), "not all are of the same length"),
         (large.to_string(), "256"),
         (json!({"data": "face"}).to_string(), "data is a text (byte 8), but must be a list"),
         (json!({"picture": 1}).to_string(), "the field `data` is missing"),

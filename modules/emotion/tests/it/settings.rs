@@ -2,6 +2,7 @@
 
 use emotion::EmotionSettings;
 use serde_json::{Value, json};
+use shunt_infer::Preference;
 use shunt_module::Common;
 use shunt_testkit::eventually;
 use shunt_wire::events::Expression;
@@ -40,6 +41,30 @@ async fn a_model_that_does_not_load_is_refused_and_the_old_one_serves_on() {
     stage.show(&astronaut()).await;
     assert_eq!(stage.emotion().await.models, ["blazeface-full-range", "ferplus-small"]);
     assert_eq!(stage.get("/readyz").await.unwrap().0, 200);
+}
+
+#[tokio::test]
+async fn the_back_end_is_chosen_by_twin_and_told_in_the_reported_twin() {
+    let mut stage = Stage::start().await;
+    stage.until_ready().await;
+    let tract = EmotionSettings { backend: Preference::Tract, ..EmotionSettings::default() };
+    stage.settings.propose(tract).await.unwrap();
+    let serving = stage.facts.get()["serving"].clone();
+    for (field, model) in [("face_model", "blazeface-full-range"), ("emotion_model", "ferplus-small")] {
+        let told = &serving[field];
+        assert_eq!((&told["model"], &told["device"]), (&json!(model), &json!("cpu")), "{serving}");
+        assert_eq!(told["because"], "it is the one that was asked for");
+        assert!(told["backend"].as_str().unwrap().starts_with("tract"), "{serving}");
+    }
+    stage.show(&astronaut()).await;
+    assert_eq!(stage.emotion().await.emotion, Expression::Happiness);
+
+    // LiteRT loads no ONNX files, whether it is there or not.
+    let litert = EmotionSettings { backend: Preference::Litert, ..EmotionSettings::default() };
+    assert!(stage.settings.propose(litert).await.is_err());
+    assert_eq!(stage.facts.get()["serving"], serving);
+    stage.show(&astronaut()).await;
+    assert_eq!(stage.emotion().await.emotion, Expression::Happiness);
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use emotion::EmotionSettings;
 use shunt_bus::{Bus, BusOptions, Delivery, Received, Subscription, clock};
-use shunt_module::{Common, Context, Methods, SettingsHandle, SettingsSender};
+use shunt_module::{Common, Context, Facts, Methods, SettingsHandle, SettingsSender};
 use shunt_testkit::{Mosquitto, eventually};
 use shunt_vision::{DecodeLimits, Picture, decode, encode_jpeg};
 use shunt_wire::{
@@ -32,6 +32,7 @@ pub(crate) struct Stage {
     pub(crate) settings: SettingsSender<EmotionSettings>,
     pub(crate) address: SocketAddr,
     pub(crate) methods: Methods,
+    pub(crate) facts: Facts,
     pub(crate) stop: CancellationToken,
     pub(crate) running: JoinHandle<anyhow::Result<()>>,
     emotions: Subscription,
@@ -93,7 +94,7 @@ impl Stage {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (context, stop) = Context::for_test(handle, module, None, common, listener);
-        let methods = context.methods.clone();
+        let (methods, facts) = (context.methods.clone(), context.facts.clone());
         let running = tokio::spawn(emotion::run(context));
         Self {
             broker,
@@ -102,6 +103,7 @@ impl Stage {
             settings: sender,
             address,
             methods,
+            facts,
             stop,
             running,
             emotions,
