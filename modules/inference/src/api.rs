@@ -78,14 +78,14 @@ async fn models(State(api): State<Api>) -> Json<Value> {
     };
     let served = api.served.list();
     let served = served.iter().map(|engine| {
-        let serves = if is(engine, &now.classifier) {
+        let role = if is(engine, &now.classifier) {
             "pictures"
         } else if is(engine, &now.expression) {
             "faces of /score"
         } else {
             "requests that name it"
         };
-        describe(engine, serves, &now)
+        describe(engine, role, &now)
     });
     Json(json!({
         "served": served.collect::<Vec<_>>(),
@@ -93,7 +93,7 @@ async fn models(State(api): State<Api>) -> Json<Value> {
     }))
 }
 
-fn describe(engine: &Engine, serves: &str, now: &Engines) -> Value {
+fn describe(engine: &Engine, role: &str, now: &Engines) -> Value {
     let model = engine.pipeline().model();
     let told = now.engine(model.name()).map(|(_, serving)| serving);
     let description = model.describe();
@@ -104,7 +104,7 @@ fn describe(engine: &Engine, serves: &str, now: &Engines) -> Value {
         "name": model.name(),
         "title": model.entry().title,
         "task": model.entry().task,
-        "serves": serves,
+        "serves": role,
         "licence": model.entry().licence,
         "digest": model.digest(),
         "file": model.file(),

@@ -76,6 +76,7 @@ struct BoundingBox {
 
 /// Where the time went, in milliseconds.
 #[derive(Debug, Serialize)]
+#[expect(clippy::struct_field_names, reason = "whoever reads the answer needs the unit")]
 struct Times {
     decode_ms: f64,
     resize_ms: f64,
@@ -176,7 +177,7 @@ async fn look(api: &Api, wishes: Wishes, picture: Bytes, room: Room) -> Result<A
     let size = (ready.width, ready.height);
     let model = engine.pipeline().model();
     Ok(Answer {
-        created: OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default(),
+        created: now(),
         id: Uuid::new_v4().to_string(),
         iteration: "",
         predictions: seen.into_iter().map(|seen| Prediction::new(seen, ready.reduced, size)).collect(),
@@ -221,6 +222,14 @@ fn unknown(api: &Api, name: &str) -> Problem {
         api.served.list().iter().map(|engine| engine.pipeline().model().name().to_owned()).collect();
     let detail = format!("{name:?} is not served; served are {}", served.join(", "));
     Problem::new(StatusCode::NOT_FOUND, "no such model", detail)
+}
+
+/// The time now, to the microsecond: some readers take no more digits.
+fn now() -> String {
+    let now = OffsetDateTime::now_utc();
+    let now = now.replace_nanosecond(now.microsecond() * 1_000).unwrap_or(now);
+    // Fails only beyond the year 9999.
+    now.format(&Rfc3339).unwrap_or_default()
 }
 
 fn ms(time: Duration) -> f64 {

@@ -18,7 +18,7 @@ use crate::{
 
 /// A grey face: batch, channels, height, width. FER+'s.
 const FACE: [usize; 4] = [1, 1, 64, 64];
-/// A picture in red, green, blue. ResNet50v2's.
+/// A picture in red, green, blue. That of `ResNet50v2`.
 const PICTURE: [usize; 4] = [1, 3, 224, 224];
 
 /// `POST /score`: the shape of `data` decides the model; scaling and normalising are ours. The answer is flat: eight
@@ -69,9 +69,12 @@ fn picture(request: ScoreRequest) -> Result<Picture, Problem> {
         3 => {
             let (red, others) = request.values.split_at(height * width);
             let (green, blue) = others.split_at(height * width);
-            let pixels =
-                red.iter().zip(green).zip(blue).flat_map(|((red, green), blue)| [*red, *green, *blue]);
-            (PixelFormat::Rgb8, pixels.collect())
+            let mut pixels = vec![0; request.values.len()];
+            let (places, _) = pixels.as_chunks_mut::<3>();
+            for (((place, red), green), blue) in places.iter_mut().zip(red).zip(green).zip(blue) {
+                *place = [*red, *green, *blue];
+            }
+            (PixelFormat::Rgb8, pixels)
         }
         _ => (PixelFormat::Grey8, request.values),
     };

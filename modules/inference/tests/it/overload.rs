@@ -1,7 +1,5 @@
 //! More requests than a model can answer, and requests that run together.
 
-use std::time::Duration;
-
 use inference::InferenceSettings;
 use serde_json::{Value, json};
 use shunt_testkit::eventually;
@@ -148,10 +146,7 @@ async fn many_clients_at_a_time_each_get_their_own_answer() {
     for number in 0..48_usize {
         let colour = [[200, 10, 10], [10, 200, 10], [10, 10, 200]][number % 3];
         let file = png(&Picture::filled(20 + number as u32, 30, colour));
-        let request = client()
-            .post(format!("http://{}/image", yard.address))
-            .timeout(Duration::from_secs(60))
-            .body(file);
+        let request = client().post(format!("http://{}/image", yard.address)).timeout(LIMIT).body(file);
         asking.spawn(async move { (number, request.send().await.unwrap().text().await.unwrap()) });
     }
     while let Some(answered) = asking.join_next().await {

@@ -124,7 +124,7 @@ async fn a_class_for_the_background_is_left_out_so_that_the_clients_find_the_rig
 async fn score_refuses_what_is_no_request_and_says_where_and_why() {
     let yard = Yard::start(InferenceSettings { max_body_mb: 1, ..with_model("colours") }).await;
     let mut nan = grey_face(7);
-    nan = nan.replacen("7", "NaN", 1);
+    nan = nan.replacen('7', "NaN", 1);
     for (body, expected) in [
         (grey_face(7).replacen('7', "256", 1), "data[0][0][0][0] is 256 (byte 12)"),
         (grey_face(7).replacen('7', "7.5", 1), "data[0][0][0][0] is 7.5 (byte 12)"),
