@@ -2,17 +2,15 @@
 
 use std::sync::Arc;
 
-use shunt_frames::{FrameError, FrameReader, PixelBuffer};
-use shunt_module::Events;
-use shunt_vision::{DecodeLimits, Picture, decode};
+use shunt_module::{Events, FrameJob, FrameMailbox};
+use shunt_vision::{FramePictures, NoPicture};
 use shunt_wire::{
     Envelope, EnvelopeError, Kind,
-    events::{Emotion, Face, FramePixels},
+    events::{Emotion, Face},
 };
 use tokio::sync::mpsc;
 
 use crate::{
-    mailbox::{Job, Mailbox},
     models::{InUse, Judgement},
     tally::{Failure, Skip, Tally},
     tracks::Tracks,
@@ -27,22 +25,15 @@ pub(crate) enum Verdict {
     Unusable(Box<Envelope>, String),
 }
 
-/// Why a picture is not there.
-enum NoPicture {
-    Gone,
-    Unusable(String),
-}
-
 /// What the judge works with. Decoding and inference happen on its own thread (law 6).
 #[derive(Debug)]
 pub(crate) struct Judge {
-    pub(crate) mailbox: Arc<Mailbox>,
+    pub(crate) mailbox: Arc<FrameMailbox>,
     pub(crate) in_use: InUse,
     pub(crate) events: Events,
     pub(crate) tally: Tally,
     pub(crate) tracks: Tracks,
-    /// Where shared memory is mounted.
-    pub(crate) frames: Option<FrameReader>,
+    pub(crate) pictures: FramePictures,
     /// Full: the judge waits, and frames are passed over for newer ones meanwhile.
     pub(crate) verdicts: mpsc::Sender<Verdict>,
 }
@@ -52,29 +43,28 @@ pub(crate) struct Judge {
 impl Judge {
     /// Judges frames until the mailbox or the other side is closed.
     pub(crate) fn run(mut self) {
-        let mut buffer = PixelBuffer::default();
         while let Some(job) = self.mailbox.take() {
-            let Some(verdict) = self.judge(job, &mut buffer) else { continue };
+            let Some(verdict) = self.judge(job) else { continue };
             if self.verdicts.blocking_send(verdict).is_err() {
                 return;
             }
         }
     }
 
-    fn judge(&mut self, job: Job, buffer: &mut PixelBuffer) -> Option<Verdict> {
+    fn judge(&mut self, job: FrameJob) -> Option<Verdict> {
         let Some((models, options)) = self.in_use.get() else {
             self.tally.skip(Skip::NoModels);
             return None;
         };
-        let picture = match self.picture(&job, buffer) {
+        let picture = match self.pictures.get(&job.frame.pixels) {
             Ok(picture) => picture,
             Err(NoPicture::Gone) => {
                 self.tally.skip(Skip::Gone);
                 return None;
             }
-            Err(NoPicture::Unusable(reason)) => {
+            Err(error) => {
                 self.tally.fail(Failure::Picture);
-                return Some(Verdict::Unusable(Box::new(job.envelope), reason));
+                return Some(Verdict::Unusable(Box::new(job.envelope), error.to_string()));
             }
         };
         let judgement = match models.judge(&picture, &options) {
@@ -87,10 +77,7 @@ impl Judge {
         };
         self.tally.inference.observe(judgement.inference_ms / 1e3);
         let size = (picture.width, picture.height);
-        if matches!(job.frame.pixels, FramePixels::Shared { .. }) {
-            // The memory serves for the next frame.
-            buffer.pixels = picture.pixels;
-        }
+        self.pictures.give_back(picture);
         let events = self.events(&job, size, &judgement, &models.names());
         // Last, so that whoever sees the frame counted sees its faces counted too.
         self.tally.frames.inc();
@@ -104,30 +91,9 @@ impl Judge {
         }
     }
 
-    fn picture(&mut self, job: &Job, buffer: &mut PixelBuffer) -> Result<Picture, NoPicture> {
-        match &job.frame.pixels {
-            FramePixels::Jpeg(jpeg) => {
-                decode(jpeg, &DecodeLimits::default()).map_err(|error| NoPicture::Unusable(error.to_string()))
-            }
-            FramePixels::Shared { reference, .. } => {
-                let Some(frames) = &mut self.frames else {
-                    let reason = "its pixels are in shared memory, but SHUNT_FRAMES_DIR is not set here";
-                    return Err(NoPicture::Unusable(reason.to_owned()));
-                };
-                frames.read(reference, buffer).map_err(|error| match error {
-                    FrameError::Gone => NoPicture::Gone,
-                    error => NoPicture::Unusable(error.to_string()),
-                })?;
-                let pixels = std::mem::take(&mut buffer.pixels);
-                Picture::new(buffer.width, buffer.height, buffer.format, pixels)
-                    .map_err(|error| NoPicture::Unusable(error.to_string()))
-            }
-        }
-    }
-
     fn events(
         &mut self,
-        job: &Job,
+        job: &FrameJob,
         (width, height): (u32, u32),
         judgement: &Judgement,
         models: &[String],
@@ -164,7 +130,7 @@ impl Judge {
     }
 
     /// An event made from this frame, about this track.
-    fn event(&self, kind: Kind, job: &Job, track: u64) -> Envelope {
+    fn event(&self, kind: Kind, job: &FrameJob, track: u64) -> Envelope {
         let mut event = self.events.event(kind, job.envelope.source.clone()).with_subject(track.to_string());
         event.stamps = job.envelope.stamps.as_ref().map(|stamps| stamps.follow(job.received_at));
         event.traceparent.clone_from(&job.envelope.traceparent);

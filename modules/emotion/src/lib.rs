@@ -27,9 +27,7 @@
 //! ```
 
 mod api;
-mod intake;
 mod judge;
-mod mailbox;
 mod models;
 mod outlet;
 mod settings;
@@ -40,16 +38,14 @@ use std::{path::PathBuf, sync::Arc, thread, time::Duration};
 
 use anyhow::{Context as _, anyhow};
 use serde_json::{Value, json};
-use shunt_frames::FrameReader;
-use shunt_module::{Context, Facts, Health, Problems, Proposal};
+use shunt_module::{Context, Facts, FrameIntake, FrameMailbox, Health, Problems, Proposal};
+use shunt_vision::FramePictures;
 use tokio::{sync::mpsc, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 pub use crate::settings::EmotionSettings;
 use crate::{
-    intake::Intake,
     judge::Judge,
-    mailbox::Mailbox,
     models::{InUse, Models},
     outlet::Outlet,
     tally::Tally,
@@ -71,17 +67,12 @@ pub async fn run(mut context: Context<EmotionSettings>) -> anyhow::Result<()> {
     let mut reloads = context.methods.queue("reload")?;
     context.serve(api::routes(in_use.clone(), context.common.models_dir.clone()));
 
-    let mailbox = Arc::new(Mailbox::new(tally.clone()));
+    let mailbox = Arc::new(FrameMailbox::new(Arc::new(tally.clone())));
     let (verdicts, judged) = mpsc::channel(VERDICTS);
     let letters = || context.dead_letters().at_most_every(LETTER_PAUSE);
     let outlet = Outlet { bus: context.bus.clone(), letters: letters(), tally: tally.clone() };
     let outlet = context.tasks.spawn(outlet.run(judged));
-    let intake = Intake {
-        bus: context.bus.clone(),
-        mailbox: Arc::clone(&mailbox),
-        letters: letters(),
-        tally: tally.clone(),
-    };
+    let intake = FrameIntake { bus: context.bus.clone(), mailbox: Arc::clone(&mailbox), letters: letters() };
     let mut intake = context.tasks.spawn(intake.run(context.shutdown.clone()));
 
     let loader = Loader {
@@ -98,10 +89,10 @@ pub async fn run(mut context: Context<EmotionSettings>) -> anyhow::Result<()> {
     let judge = {
         let (mailbox, events, tally) = (Arc::clone(&mailbox), context.events.clone(), tally.clone());
         let folder = context.common.data_dir.join(context.name.as_str());
-        let frames = context.common.frames_dir.as_deref().map(FrameReader::new);
+        let pictures = FramePictures::new(context.common.frames_dir.as_deref());
         move || {
             let tracks = Tracks::open(&folder);
-            Judge { mailbox, in_use, events, tally, tracks, frames, verdicts }.run();
+            Judge { mailbox, in_use, events, tally, tracks, pictures, verdicts }.run();
             drop(guard);
         }
     };
@@ -116,8 +107,8 @@ pub async fn run(mut context: Context<EmotionSettings>) -> anyhow::Result<()> {
     let ended = loop {
         tokio::select! {
             // Ends at shutdown, and where the bus refuses the subscription: no work is left then.
-            ended = &mut intake => break ended,
-            () = judge_ended.cancelled() => break Ok(Err(anyhow!("the judge's thread has ended"))),
+            ended = &mut intake => break ended.map_err(Into::into).and_then(|ended| ended.map_err(Into::into)),
+            () = judge_ended.cancelled() => break Err(anyhow!("the judge's thread has ended")),
             change = context.settings.change() => loader.change(change).await,
             call = reloads.next() => {
                 let (status, answer) = loader.reload(context.settings.current()).await;
@@ -137,7 +128,7 @@ pub async fn run(mut context: Context<EmotionSettings>) -> anyhow::Result<()> {
             tracing::error!("The last emotion events were not published: the broker did not take them.");
         }
     }
-    ended?
+    ended
 }
 
 /// May a model that is in use already stay as it is?

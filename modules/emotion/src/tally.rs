@@ -1,6 +1,7 @@
 //! What the module counts.
 
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, Opts, Registry, core::Collector};
+use shunt_module::FrameTally;
 use shunt_wire::events::Expression;
 
 /// Why a frame was not judged although it was its turn.
@@ -138,5 +139,19 @@ impl Tally {
 
     pub(crate) fn emotion(&self, expression: Expression) {
         self.emotions.with_label_values(&[expression.as_str()]).inc();
+    }
+}
+
+impl FrameTally for Tally {
+    fn newer(&self) {
+        self.skip(Skip::Newer);
+    }
+
+    fn too_many_sources(&self) {
+        self.skip(Skip::Sources);
+    }
+
+    fn malformed(&self) {
+        self.fail(Failure::Malformed);
     }
 }
