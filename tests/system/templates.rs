@@ -22,13 +22,14 @@ struct Module {
 /// The exit code that a module will end with.
 type ExitCode = Pin<Box<dyn Future<Output = u8>>>;
 
-const MODULES: [Module; 7] = [
+const MODULES: [Module; 8] = [
     module::<bus::BusSettings>(),
     module::<camera::CameraSettings>(),
     module::<emotion::EmotionSettings>(),
     module::<gateway::GatewaySettings>(),
     module::<inference::InferenceSettings>(),
     module::<relay::RelaySettings>(),
+    module::<rules::RulesSettings>(),
     module::<sentiment::SentimentSettings>(),
 ];
 

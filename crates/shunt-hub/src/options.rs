@@ -87,6 +87,9 @@ pub enum HubOptionsError {
     Certificates(String),
 }
 
+/// The port of edgeHub's HTTPS where it is not 443, as with a stand-in that may not listen there.
+const HTTPS_PORT_VARIABLE: &str = "SHUNT_EDGEHUB_HTTPS_PORT";
+
 // === impl HubOptions ===
 
 impl HubOptions {
@@ -137,6 +140,14 @@ impl HubOptions {
         {
             wrong("IOTEDGE_AUTHSCHEME", Err(format!("is {scheme:?}, only sasToken is known")));
         }
+        let https_port = match get(HTTPS_PORT_VARIABLE).map(|port| port.trim().parse::<u16>()) {
+            None => HTTPS_PORT,
+            Some(Ok(port)) if port > 0 => port,
+            Some(_) => {
+                problems.push(format!("{HTTPS_PORT_VARIABLE} must be a port, 1 to 65535"));
+                HTTPS_PORT
+            }
+        };
         let (Ok(gateway), Ok(address), true) = (gateway, address, problems.is_empty()) else {
             return Err(HubOptionsError::Environment(problems));
         };
@@ -144,7 +155,7 @@ impl HubOptions {
         Ok(Some(Self {
             identity: Identity { hub, device, module: Some(module) },
             gateway,
-            https_port: HTTPS_PORT,
+            https_port,
             key: Key::Workload(workload.clone()),
             trust: Trust::Workload(workload),
             model_id: None,

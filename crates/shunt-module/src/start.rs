@@ -91,6 +91,11 @@ pub(crate) const VARIABLES: &[(&str, &str, &str)] = &[
         "The module ends (exit code 1) when it has not been ready for so many seconds; 0: never. IoT Edge looks at no health page, it only restarts what has ended.",
     ),
     (
+        "SHUNT_EDGEHUB_HTTPS_PORT",
+        "443",
+        "Port of edgeHub's HTTPS, by which a module calls direct methods of others; the stand-in sets it.",
+    ),
+    (
         local_settings::VARIABLE,
         "",
         "Settings that other modules of the device may change until the twin changes, by the direct method setSettings: names with commas between, as in fps,width. Not set: none.",

@@ -482,6 +482,11 @@ pub(crate) fn environment(inner: &Inner, module: &str) -> Option<BTreeMap<String
         ("IOTEDGE_AUTHSCHEME", "sasToken".to_owned()),
     ];
     environment.extend(given.map(|(name, value)| (name.to_owned(), value)));
+    // Beside what edgeAgent gives: modules call each other's methods at port 443, unless they are told otherwise.
+    match inner.https_port.load(Ordering::Relaxed) {
+        0 | 443 => {}
+        port => drop(environment.insert("SHUNT_EDGEHUB_HTTPS_PORT".to_owned(), port.to_string())),
+    }
     Some(environment)
 }
 

@@ -4,13 +4,16 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use parking_lot::Mutex;
 use serde::Serialize;
-use shunt_module::Health;
+use serde_json::json;
+use shunt_module::{Facts, Health};
 use shunt_rules::RuleState;
 
 use crate::clock;
 
 /// A rule whose failure is older than this is not named any more.
 const LATELY_MS: i64 = 600_000;
+/// Most rules that the reported twin names.
+const NAMED: usize = 20;
 /// Most rules with failed actions; the set of rules is smaller.
 const MOST: usize = 1_000;
 
@@ -19,6 +22,7 @@ const MOST: usize = 1_000;
 pub(crate) struct Board {
     actions: Arc<Mutex<BTreeMap<String, FailedAction>>>,
     health: Health,
+    facts: Facts,
 }
 
 /// An action that failed.
@@ -35,8 +39,8 @@ pub(crate) struct FailedAction {
 // === impl Board ===
 
 impl Board {
-    pub(crate) fn new(health: Health) -> Self {
-        Self { actions: Arc::default(), health }
+    pub(crate) fn new(health: Health, facts: Facts) -> Self {
+        Self { actions: Arc::default(), health, facts }
     }
 
     pub(crate) fn failed(&self, rule: &str, message: String) {
@@ -52,7 +56,7 @@ impl Board {
         self.actions.lock().get(rule).cloned()
     }
 
-    /// Tells of the rules that fail, on the health page.
+    /// Tells of the rules that fail, on the health page and in the reported twin.
     pub(crate) fn tell(&self, rules: &[RuleState]) {
         let (mut failing, now) = (Vec::new(), clock::now_ms());
         for rule in rules {
@@ -66,6 +70,8 @@ impl Board {
                 failing.push(format!("{}: {}", rule.name, action.message));
             }
         }
+        let names: Vec<_> = failing.iter().filter_map(|text| text.split(':').next()).take(NAMED).collect();
+        self.facts.set("failing_rules", json!(names.join(", ")));
         let text = if failing.is_empty() {
             format!("{} rules", rules.len())
         } else {

@@ -1,6 +1,13 @@
 //! Events from the bus to the engine: one subscription for each topic filter of the rules.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use shunt_bus::{Bus, Delivery, Received, SubscribeError, Subscription};
 use shunt_module::{DeadLetters, Health};
@@ -19,6 +26,8 @@ pub(crate) struct Intake {
     lane: Lane,
     running: BTreeMap<TopicFilter, watch::Sender<()>>,
     tasks: JoinSet<Option<Subscription>>,
+    /// Subscriptions that are not made yet.
+    waiting: Arc<AtomicUsize>,
 }
 
 /// What each subscription works with.
@@ -36,7 +45,7 @@ pub(crate) struct Lane {
 
 impl Intake {
     pub(crate) fn new(lane: Lane) -> Self {
-        Self { lane, running: BTreeMap::new(), tasks: JoinSet::new() }
+        Self { lane, running: BTreeMap::new(), tasks: JoinSet::new(), waiting: Arc::default() }
     }
 
     /// These filters from now on. One that another one takes in needs no subscription: each event comes once.
@@ -46,12 +55,13 @@ impl Intake {
         let wanted: Vec<_> = filters.iter().filter(|filter| !covered(filter)).cloned().collect();
         self.running.retain(|filter, _| wanted.contains(filter));
         while self.tasks.try_join_next().is_some() {}
-        for filter in wanted {
-            if !self.running.contains_key(&filter) {
-                let (keep, kept) = watch::channel(());
-                self.tasks.spawn(self.lane.clone().work(filter.clone(), kept));
-                self.running.insert(filter, keep);
-            }
+        let new: Vec<_> = wanted.into_iter().filter(|filter| !self.running.contains_key(filter)).collect();
+        self.waiting.fetch_add(new.len(), Ordering::AcqRel);
+        self.lane.tell(&self.waiting);
+        for filter in new {
+            let (keep, kept) = watch::channel(());
+            self.tasks.spawn(self.lane.clone().work(filter.clone(), kept, Arc::clone(&self.waiting)));
+            self.running.insert(filter, keep);
         }
     }
 
@@ -83,8 +93,16 @@ fn takes_in(wide: &TopicFilter, narrow: &TopicFilter) -> bool {
 
 impl Lane {
     /// Works until shutdown, and gives the subscription back; or until nobody wants the topics any more.
-    async fn work(self, filter: TopicFilter, mut kept: watch::Receiver<()>) -> Option<Subscription> {
-        let mut subscription = self.subscribe(&filter, &kept).await?;
+    async fn work(
+        self,
+        filter: TopicFilter,
+        mut kept: watch::Receiver<()>,
+        waiting: Arc<AtomicUsize>,
+    ) -> Option<Subscription> {
+        let subscription = self.subscribe(&filter, &kept).await;
+        waiting.fetch_sub(1, Ordering::AcqRel);
+        self.tell(&waiting);
+        let mut subscription = subscription?;
         loop {
             tokio::select! {
                 biased;
@@ -104,14 +122,20 @@ impl Lane {
         }
     }
 
+    /// The module is ready when all subscriptions are made: an event that is published then is seen.
+    fn tell(&self, waiting: &AtomicUsize) {
+        let ready = match waiting.load(Ordering::Acquire) {
+            0 => Ok(()),
+            count => Err(format!("{count} subscriptions are being made")),
+        };
+        self.health.set("subscriptions", ready);
+    }
+
     async fn subscribe(&self, filter: &TopicFilter, kept: &watch::Receiver<()>) -> Option<Subscription> {
         loop {
             let asking = self.bus.subscribe(filter, delivery(filter));
             match self.shutdown.run_until_cancelled(asking).await? {
-                Ok(subscription) => {
-                    self.health.set("subscriptions", Ok(()));
-                    return Some(subscription);
-                }
+                Ok(subscription) => return Some(subscription),
                 Err(SubscribeError::Closed) => return None,
                 Err(error) => {
                     tracing::error!(%filter, %error, "A subscription is refused; it is asked for again.");

@@ -80,7 +80,8 @@ pub async fn run(mut context: Context<RulesSettings>) -> anyhow::Result<()> {
     let tally = Tally::new()?;
     tally.register(&context.metrics)?;
     let (desk, outputs) = Desk::start(clock::now_ms())?;
-    let board = Board::new(context.health.clone());
+    context.health.set("subscriptions", Err("the rules are being read".to_owned()));
+    let board = Board::new(context.health.clone(), context.facts.clone());
     let settings = context.settings.current();
     let trier = Trier::new(settings.limits());
     context.serve(api::routes(Api { desk: desk.clone(), board: board.clone(), trier: trier.clone() }));
