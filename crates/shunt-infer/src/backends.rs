@@ -53,9 +53,16 @@ pub struct Backends {
     /// Exactly these; `None`: those that are installed.
     given: Option<Vec<Arc<dyn Backend>>>,
     /// What [`Backends::found`] and [`Backends::missing`] tell; looked up once.
-    all: OnceLock<(Vec<Arc<dyn Backend>>, Vec<Missing>)>,
+    all: OnceLock<Looked>,
     preference: Preference,
     options: RunOptions,
+}
+
+/// What is there, and what is not.
+#[derive(Debug, Clone, Default)]
+struct Looked {
+    found: Vec<Arc<dyn Backend>>,
+    missing: Vec<Missing>,
 }
 
 /// A back end that may be installed.
@@ -155,12 +162,12 @@ impl Backends {
 
     /// Those that are there, the fastest first, whatever is wanted. Loads their libraries.
     pub fn found(&self) -> &[Arc<dyn Backend>] {
-        &self.look().0
+        &self.look().found
     }
 
     /// Those that are not there.
     pub fn missing(&self) -> &[Missing] {
-        &self.look().1
+        &self.look().missing
     }
 
     /// Is the one that is wanted there? Always with [`Preference::Auto`]. Loads its library.
@@ -177,19 +184,20 @@ impl Backends {
         }
     }
 
-    fn look(&self) -> &(Vec<Arc<dyn Backend>>, Vec<Missing>) {
+    fn look(&self) -> &Looked {
         self.all.get_or_init(|| {
+            let mut looked = Looked::default();
             if let Some(given) = &self.given {
-                return (given.clone(), Vec::new());
+                looked.found.clone_from(given);
+                return looked;
             }
-            let (mut found, mut missing) = (Vec::new(), Vec::new());
             for known in &KNOWN {
                 match (known.find)() {
-                    Ok(backend) => found.push(backend),
-                    Err(error) => missing.push(error),
+                    Ok(backend) => looked.found.push(backend),
+                    Err(error) => looked.missing.push(error),
                 }
             }
-            (found, missing)
+            looked
         })
     }
 
@@ -223,16 +231,12 @@ impl Backends {
     /// Those that are wanted and load such files, each looked for when it is its turn; where one is not there, why.
     fn candidates(&self, format: Format) -> Box<dyn Iterator<Item = Result<Arc<dyn Backend>, Missing>> + '_> {
         let wanted = move |name: &str| self.preference.name().is_none_or(|wanted| wanted == name);
-        match &self.given {
-            Some(given) => {
-                let these = given.iter().filter(move |own| wanted(own.name()) && own.takes(format));
-                Box::new(these.cloned().map(Ok))
-            }
-            None => {
-                let these = KNOWN.iter().filter(move |own| wanted(own.name()) && own.takes(format));
-                Box::new(these.map(|own| (own.find)()))
-            }
+        if let Some(given) = &self.given {
+            let these = given.iter().filter(move |own| wanted(own.name()) && own.takes(format));
+            return Box::new(these.cloned().map(Ok));
         }
+        let these = KNOWN.iter().filter(move |own| wanted(own.name()) && own.takes(format));
+        Box::new(these.map(|own| (own.find)()))
     }
 
     fn load_with(
