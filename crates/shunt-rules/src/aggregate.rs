@@ -187,10 +187,10 @@ impl Aggregate {
             (Sum::Percentiles(percentiles), Input::Number(number)) => percentiles.add(*number),
             (Sum::Distinct(distinct), Input::Hash(hash)) => distinct.add(*hash),
             (Sum::Trend(trend), Input::Number(number)) => trend.add(time_ms as f64 / 1_000.0, *number),
-            (Sum::Last(last), Input::Value(value)) => {
-                if last.as_ref().is_none_or(|(time, _)| *time <= time_ms) {
-                    *last = Some((time_ms, value.clone()));
-                }
+            (Sum::Last(last), Input::Value(value))
+                if last.as_ref().is_none_or(|(time, _)| *time <= time_ms) =>
+            {
+                *last = Some((time_ms, value.clone()));
             }
             _ => {}
         }
@@ -211,10 +211,10 @@ impl Aggregate {
             (Sum::Percentiles(percentiles), Sum::Percentiles(more)) => percentiles.merge(more),
             (Sum::Distinct(distinct), Sum::Distinct(more)) => distinct.merge(more),
             (Sum::Trend(trend), Sum::Trend(more)) => trend.merge(more),
-            (Sum::Last(last), Sum::Last(Some((time, value)))) => {
-                if last.as_ref().is_none_or(|(known, _)| known <= time) {
-                    *last = Some((*time, value.clone()));
-                }
+            (Sum::Last(last), Sum::Last(Some((time, value))))
+                if last.as_ref().is_none_or(|(known, _)| known <= time) =>
+            {
+                *last = Some((*time, value.clone()));
             }
             _ => {}
         }

@@ -288,7 +288,7 @@ impl RuleSet {
 impl Engine {
     /// The rules, at this time (milliseconds since 1970), with nothing in their windows.
     pub fn new(set: RuleSet, limits: Limits, now: i64) -> Self {
-        let states = set.rules.iter().map(|rule| State::of(rule)).collect();
+        let states = set.rules.iter().map(State::of).collect();
         let mut engine = Self { set, states, limits, routes: HashMap::new(), now, name: String::new() };
         engine.begin_silence();
         engine

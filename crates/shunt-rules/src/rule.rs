@@ -159,7 +159,7 @@ impl Rule {
 
     /// Bytes that its windows may need at most.
     pub(crate) fn bytes(&self) -> usize {
-        let sums: usize = self.values.iter().map(|value| value.bytes()).sum();
+        let sums: usize = self.values.iter().map(super::aggregate::Aggregate::bytes).sum();
         let panes = match self.window {
             Window::Time { panes, .. } => {
                 // What lateness lets lie open too.

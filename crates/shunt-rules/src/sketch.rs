@@ -11,7 +11,7 @@ const RATIO: f64 = 1.02 / 0.98;
 /// Hashes that a [`Distinct`] keeps: up to so many different values it is exact.
 const HASHES: usize = 512;
 
-/// Percentiles within 2 % of the value, from a histogram whose buckets grow by a ratio (DDSketch: Masson, Rim and Lee,
+/// Percentiles within 2 % of the value, from a histogram whose buckets grow by a ratio (`DDSketch`: Masson, Rim and Lee,
 /// 2019). Where there are more than 512 buckets, those of the values nearest to zero are put together.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub(crate) struct Percentiles {
@@ -31,7 +31,7 @@ pub(crate) struct Distinct {
 }
 
 /// Where the values of a window are heading: least squares, in a form that parts of it can be put together (Chan,
-/// Golub and LeVeque, 1979).
+/// Golub and `LeVeque`, 1979).
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub(crate) struct Trend {
     count: u64,
@@ -173,7 +173,7 @@ impl Distinct {
     }
 }
 
-/// A hash that is the same on every machine and after every restart (FNV-1a, then the finish of SplitMix64).
+/// A hash that is the same on every machine and after every restart (FNV-1a, then the finish of `SplitMix64`).
 pub(crate) fn hash(text: &[u8]) -> u64 {
     let mut hash = text.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)

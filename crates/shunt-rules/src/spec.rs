@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 /// A rule as it is written.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a field that people write")]
 pub struct RuleSpec {
     /// What it is for, for people.
     #[serde(default, skip_serializing_if = "String::is_empty")]
