@@ -107,7 +107,8 @@ pub async fn run(mut context: Context<InferenceSettings>) -> anyhow::Result<()> 
         .context("the judge's thread cannot be started")?;
 
     let told = (served, context.health.clone(), context.facts.clone());
-    let mut loader = Loader::new(&context.common, told, (tally, field_tally), context.shutdown.clone());
+    let mut loader = Loader::new(&context.common, told, (tally, field_tally), context.shutdown.clone())
+        .context("the loader's thread cannot be started")?;
     loader.start(context.settings.current()).await;
     let mut reports = interval(SHADOW_REPORT);
     reports.set_missed_tick_behavior(MissedTickBehavior::Delay);

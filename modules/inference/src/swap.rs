@@ -2,8 +2,10 @@
 
 use std::{
     num::NonZeroUsize,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     sync::Arc,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -12,7 +14,7 @@ use serde_json::{Map, Value, json};
 use shunt_infer::{Backends, Catalog, Classifier, Model, ModelError, ModelStore, Proof, RunOptions};
 use shunt_module::{Common, Facts, Health, Problems, Proposal};
 use shunt_vision::{Picture, PixelFormat};
-use tokio::{task::spawn_blocking, time::timeout};
+use tokio::{sync::oneshot, task::spawn_blocking, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -79,9 +81,15 @@ pub(crate) struct Loader {
     tally: Tally,
     field_tally: FieldTally,
     shutdown: CancellationToken,
+    /// Models are loaded on one thread, always the same: the allocator keeps memory that was freed for the thread that
+    /// asked for it, and threads that load in turn would each keep as much as a model takes.
+    loads: std::sync::mpsc::SyncSender<Order>,
     /// What served before, or was to serve and was refused: each is cancelled when its memory was given back.
     retiring: Vec<CancellationToken>,
 }
+
+/// A load, and where its result goes.
+type Order = (Load, oneshot::Sender<(Engines, Problems)>);
 
 /// A load on its thread.
 struct Load {
@@ -110,8 +118,20 @@ impl Loader {
         (served, health, facts): (Served, Health, Facts),
         (tally, field_tally): (Tally, FieldTally),
         shutdown: CancellationToken,
-    ) -> Self {
-        Self {
+    ) -> std::io::Result<Self> {
+        // One load at a time is asked for, so there is always room.
+        let (loads, orders) = std::sync::mpsc::sync_channel::<Order>(1);
+        thread::Builder::new().name("loader".to_owned()).spawn(move || {
+            while let Ok((load, answer)) = orders.recv() {
+                // A back end may give up on a file; the next one has its chance. Without an answer the load was refused.
+                if let Ok(loaded) = catch_unwind(AssertUnwindSafe(|| load.run())) {
+                    // Who asked may have gone meanwhile: the module is ending.
+                    answer.send(loaded).ok();
+                }
+            }
+        })?;
+        Ok(Self {
+            loads,
             models_dir: common.models_dir.clone(),
             own_dir: common.data_dir.join("models"),
             served,
@@ -121,7 +141,7 @@ impl Loader {
             field_tally,
             shutdown,
             retiring: Vec::new(),
-        }
+        })
     }
 
     /// At the start: what of these settings can serve does. Says in the health what cannot.
@@ -195,8 +215,9 @@ impl Loader {
             field_tally: self.field_tally.clone(),
             problems,
         };
-        let loaded = spawn_blocking(move || load.run()).await;
-        let (engines, problems) = loaded.map_err(|error| ended(&error))?;
+        let (answer, loaded) = oneshot::channel();
+        self.loads.try_send((load, answer)).map_err(|error| ended(&error))?;
+        let (engines, problems) = loaded.await.map_err(|error| ended(&error))?;
         if how != How::Start && !problems.is_empty() {
             self.retiring.extend(engines.not_in(&before));
             return Err(problems);
@@ -450,7 +471,7 @@ fn serving(engines: &Engines) -> Value {
     Value::Object(told)
 }
 
-fn ended(error: &tokio::task::JoinError) -> Problems {
+fn ended(error: &dyn std::fmt::Display) -> Problems {
     let mut problems = Problems::default();
     problems.note("model", format!("loading ended early: {error}"));
     problems
