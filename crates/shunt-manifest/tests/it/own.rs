@@ -93,7 +93,7 @@ fn ports_are_published_by_the_debug_template_only_and_on_loopback_only() -> anyh
 fn frames_are_shared_by_one_folder_in_memory() -> anyhow::Result<()> {
     for (template, name, module) in modules()? {
         let folder = module.pointer("/env/SHUNT_FRAMES_DIR/value").and_then(Value::as_str);
-        let wanted = ["camera", "emotion"].contains(&name.as_str());
+        let wanted = ["camera", "emotion", "inference"].contains(&name.as_str());
         assert_eq!(folder.is_some(), wanted, "{template} {name}");
         if let Some(folder) = folder {
             let options = module.get("settings").and_then(create_options);
