@@ -123,7 +123,7 @@ struct Report {
     alone_expression: f64,
 }
 
-/// The models run alone in tract on one thread, nothing around them: a tensor in, tensors out.
+/// The models run alone on one thread, nothing around them: a tensor in, tensors out.
 #[derive(Debug)]
 struct Alone {
     finder: FaceFinder,
@@ -213,7 +213,7 @@ impl Report {
         ];
         let verdict = if self.transport[0] < BAR_MS { "under" } else { "NOT under" };
         format!(
-            "{}\n\n{}\ntransport is {verdict} {BAR_MS} ms at p50; {} events, {} lost\nmodels in the chain {:.2} ms a frame, the same runs alone in tract {:.2} ms (face finder {:.2}, expression {:.2}): ratio {:.2}",
+            "{}\n\n{}\ntransport is {verdict} {BAR_MS} ms at p50; {} events, {} lost\nmodels in the chain {:.2} ms a frame, the same runs alone {:.2} ms (face finder {:.2}, expression {:.2}): ratio {:.2}",
             output::table(&["hop", "p50 ms", "p99 ms"], &hops),
             output::table(&["where the time goes", "p50 ms", "p99 ms"], &whole),
             self.events,
