@@ -35,7 +35,8 @@ pub struct InferenceSettings {
     /// Threads that one run of a model may use, where the back end can use several.
     #[schemars(range(min = 1, max = 64))]
     pub threads: u32,
-    /// Threads that run a model, for each model: so many runs of it go on at a time.
+    /// Threads that run a model, for each model: so many runs of it go on at a time on tract. ONNX Runtime and LiteRT
+    /// run a model once at a time, whatever this says; `threads` makes them quicker.
     #[schemars(range(min = 1, max = 64))]
     pub workers: u32,
     /// Requests that may wait for a model. One more is answered 503 with `Retry-After`.
