@@ -1,7 +1,7 @@
 """Makes networks of the shape of two that may not be committed, with generated weights: for measuring time, not for use.
 
-  ferplus-zoo-shaped   VGG13 as in FER+ of the ONNX model zoo: 64x64x1 to 8
-  resnet50v2-shaped    ResNet50v2 as in the zoo: 224x224x3 to 1000
+  ferplus_zoo_shaped   VGG13 as in FER+ of the ONNX model zoo: 64x64x1 to 8
+  resnet50v2_shaped    ResNet50v2 as in the zoo: 224x224x3 to 1000
 
 Of each `NAME.onnx`, `NAME_int8.onnx` (by quantize.py), `NAME.tflite`, `NAME_int8.tflite` (int8 in and out).  How long a network
 takes depends on its shape and not on its weights, and all four files of a network answer alike; the weights are such that numbers stay in a plausible range.  Batch

@@ -213,6 +213,10 @@ impl Contestant {
             anyhow::bail!("{last}");
         }
         let ready = serde_json::from_str(&line).with_context(|| format!("it said {}", line.trim()))?;
+        // What a library tells from now on is for nobody, but a full pipe would stop it.
+        if let Some(mut errors) = child.stderr.take() {
+            tokio::spawn(async move { tokio::io::copy(&mut errors, &mut tokio::io::sink()).await });
+        }
         Ok(Self { child, orders, answers, ready })
     }
 

@@ -42,6 +42,9 @@ pub(crate) struct InferenceBench {
 
 /// Rounds in which the contestants take turns, so that what else the machine does is in all of them.
 const ROUNDS: u32 = 10;
+/// Networks of the shape of two that may not be shared, and their files without the ending.
+const SHAPED: [(&str, &str); 2] =
+    [(report::VGG, "ferplus_zoo_shaped_int8"), (report::RESNET, "resnet50v2_shaped_int8")];
 /// The program of the peers.
 const PEER: &str = include_str!("inference/peer.py");
 
@@ -118,14 +121,18 @@ impl InferenceBench {
             }
         }
         for _ in 0..ROUNDS {
-            for (entrant, contestant, times) in &mut contestants {
-                match contestant.run((self.runs / ROUNDS).max(1)).await {
-                    Ok(more) => times.extend(more),
-                    Err(error) => {
-                        output::complain(format_args!("{}: {error:#}", entrant.name));
+            let mut still = Vec::new();
+            for (entrant, mut contestant, mut times) in contestants {
+                match contestant.run(self.runs.div_ceil(ROUNDS)).await {
+                    Ok(more) => {
+                        times.extend(more);
+                        still.push((entrant, contestant, times));
                     }
+                    // A late answer would be taken for that of the next round.
+                    Err(error) => cells.push(Cell::failed(entrant.name, entrant.is_ours, &error)),
                 }
             }
+            contestants = still;
         }
         for (entrant, contestant, times) in contestants {
             cells.push(Cell::measured(entrant.name, entrant.is_ours, &contestant.ready, median(&times)));
@@ -164,10 +171,16 @@ impl Files {
         output::complain("looking for the peers' packages");
         let python = environment(&repository, &tools).await?;
         let shaped = repository.join(".shunt/bench/shaped");
-        if !shaped.join("resnet50v2-shaped_int8.tflite").is_file() {
+        let files = || {
+            SHAPED.iter().flat_map(|(_, stem)| ["onnx", "tflite"].map(|ending| format!("{stem}.{ending}")))
+        };
+        if !files().all(|file| shaped.join(file).is_file()) {
             output::complain("making networks of the shapes that are measured");
             std::fs::create_dir_all(&shaped)?;
             run(Command::new(&python).arg(tools.join("shaped.py")).arg(&shaped)).await?;
+            for file in files() {
+                anyhow::ensure!(shaped.join(&file).is_file(), "models/tools/shaped.py made no {file}");
+            }
         }
         let peer = folder.join("peer.py");
         std::fs::write(&peer, PEER)?;
@@ -192,9 +205,7 @@ impl Files {
         if let Some(Mobilenet { tflite, onnx }) = &self.mobilenet {
             rows.push((report::MOBILENET, contest(onnx, tflite)));
         }
-        for (row, stem) in
-            [(report::VGG, "ferplus-zoo-shaped_int8"), (report::RESNET, "resnet50v2-shaped_int8")]
-        {
+        for (row, stem) in SHAPED {
             let file = |ending: &str| self.shaped.join(format!("{stem}.{ending}"));
             rows.push((row, contest(&file("onnx"), &file("tflite"))));
         }

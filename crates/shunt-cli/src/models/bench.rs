@@ -13,6 +13,9 @@ use crate::{
 /// The back ends that there can be.
 const BACKENDS: [Preference; 3] = [Preference::Onnxruntime, Preference::Litert, Preference::Tract];
 
+/// Runs a round.
+const ROUND: u32 = 500;
+
 /// One model on one back end.
 struct Line {
     model: String,
@@ -72,12 +75,23 @@ pub(super) async fn bench(
 
 async fn measure(order: &Order, runs: u32) -> anyhow::Result<Found> {
     let mut contestant = Contestant::ours(order, None).await?;
-    let times = contestant.run(runs).await;
+    let mut times = Vec::new();
+    let mut failure = None;
+    // In rounds, each with a limit of its own.
+    while times.len() < runs as usize && failure.is_none() {
+        match contestant.run((runs - times.len() as u32).min(ROUND)).await {
+            Ok(more) => times.extend(more),
+            Err(error) => failure = Some(error),
+        }
+    }
     let ready = contestant.ready.clone();
     contestant.end().await;
+    if let Some(error) = failure {
+        return Err(error);
+    }
     Ok(Found {
         version: ready.version,
-        median_ms: median(&times?),
+        median_ms: median(&times),
         load_ms: ready.load_ms,
         memory_mb: ready.memory_mb,
         golden: ready.golden,

@@ -11,13 +11,15 @@ use clap::Args;
 use shunt_infer::{
     Backends, Fit, Format, ImportOrder, Imported, ModelStore, Normalise, Task, import as try_model,
 };
-use shunt_vision::{DecodeLimits, Picture, decode};
+use shunt_vision::{DecodeLimits, Picture, decode, resize};
 
 use super::fetch::put;
 use crate::{chain, output};
 
 /// No more pictures than these are tried.
 const MOST_PICTURES: usize = 100;
+/// Larger ones are made smaller: pixels.
+const LONGEST_SIDE: u32 = 1024;
 
 /// Take a model file in: a .tflite file is converted to ONNX and proven against LiteRT, an .onnx file is tried.
 #[derive(Debug, Args)]
@@ -137,6 +139,7 @@ impl Import {
                 let bytes = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
                 // What is no picture lies beside some: a licence, a list.
                 let Ok(picture) = decode(&bytes, &DecodeLimits::default()) else { continue };
+                let picture = small(picture);
                 let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
                 if pictures.iter().all(|(known, _)| *known != name) && pictures.len() < MOST_PICTURES {
                     pictures.push((name, picture));
@@ -150,6 +153,17 @@ impl Import {
         );
         Ok(pictures)
     }
+}
+
+/// No larger than any model looks at: a hundred photographs do not fit into the memory of a small device.
+fn small(picture: Picture) -> Picture {
+    let longest = picture.width.max(picture.height);
+    if longest <= LONGEST_SIDE {
+        return picture;
+    }
+    let side = |side: u32| (u64::from(side) * u64::from(LONGEST_SIDE) / u64::from(longest)).max(1) as u32;
+    let (width, height) = (side(picture.width), side(picture.height));
+    resize(&picture, width, height)
 }
 
 /// A name for the catalog out of that of a file: `My_Model v2.tflite` becomes `my-model-v2`.

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use shunt_infer::{Element, Format, ModelEntry, ModelStore, digest};
+use shunt_infer::{Catalog, Element, Format, ModelEntry, ModelStore, digest};
 use tokio::process::Command;
 
 use super::fetch::{only_file, put, python, run};
@@ -50,7 +50,7 @@ pub(super) async fn quantize(
         .args(catalog))
     .await?;
     let bytes = std::fs::read(&made).with_context(|| format!("cannot read {}", made.display()))?;
-    let file = into.join(target(&entry.file));
+    let file = into.join(target(store.catalog(), &entry.file, &digest(&bytes)));
     put(&file, &bytes).with_context(|| format!("cannot write {}", file.display()))?;
     tell(store, model, &file, &bytes)
 }
@@ -77,10 +77,17 @@ fn refuse(model: &str, entry: &ModelEntry) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// `emotion/net.onnx` becomes `emotion/net_int8.onnx`.
-fn target(file: &Path) -> PathBuf {
+/// `emotion/net.onnx` becomes `emotion/net_int8.onnx`; where the catalog means another file by that name, the beginning
+/// of the digest is put behind, so that no model of the catalog is lost.
+fn target(catalog: &Catalog, file: &Path, digest: &str) -> PathBuf {
     let stem = file.file_stem().unwrap_or_default().to_string_lossy();
-    file.with_file_name(format!("{stem}_{SUFFIX}.onnx"))
+    let plain = file.with_file_name(format!("{stem}_{SUFFIX}.onnx"));
+    let mut owners = catalog.models.values().filter(|entry| entry.file == plain);
+    if owners.all(|entry| entry.sha256.as_deref() == Some(digest)) {
+        return plain;
+    }
+    let short = digest.get(..8).unwrap_or(digest);
+    file.with_file_name(format!("{stem}_{SUFFIX}_{short}.onnx"))
 }
 
 /// The Python of the script's own environment, with the pinned packages; quick where they are there already.
@@ -128,14 +135,18 @@ fn tell(store: &ModelStore, model: &str, file: &Path, bytes: &[u8]) -> anyhow::R
 
 #[cfg(test)]
 mod tests {
-    use shunt_infer::Catalog;
-
     use super::*;
 
     #[test]
-    fn the_int8_form_lies_beside_the_float_one() {
-        assert_eq!(target(Path::new("emotion/net.onnx")), Path::new("emotion/net_int8.onnx"));
-        assert_eq!(target(Path::new("net-1.0.onnx")), Path::new("net-1.0_int8.onnx"));
+    fn the_int8_form_lies_beside_the_float_one_and_takes_no_model_of_the_catalog_away() {
+        let catalog = Catalog::built_in().unwrap();
+        let target = |file: &str, digest: &str| target(&catalog, Path::new(file), digest);
+        assert_eq!(target("emotion/net.onnx", "0123"), Path::new("emotion/net_int8.onnx"));
+        assert_eq!(target("net-1.0.onnx", "0123"), Path::new("net-1.0_int8.onnx"));
+        let own = catalog.models["ferplus-small-int8"].clone();
+        let float = "emotion/ferplus_small.onnx";
+        assert_eq!(target(float, own.sha256.as_ref().unwrap()), own.file);
+        assert_eq!(target(float, &"a1".repeat(32)), Path::new("emotion/ferplus_small_int8_a1a1a1a1.onnx"));
     }
 
     #[test]
@@ -148,7 +159,8 @@ mod tests {
             .collect();
         assert!(!quantised.is_empty());
         for (entry, float) in quantised {
-            assert_eq!(entry.file, target(&catalog.models[float].file));
+            let digest = entry.sha256.as_ref().unwrap();
+            assert_eq!(entry.file, target(&catalog, &catalog.models[float].file, digest));
         }
     }
 

@@ -9,8 +9,22 @@ fn help_names_every_command() {
     let help = shunt(&["--help"]);
     let text = String::from_utf8(help.stdout).unwrap();
     for command in [
-        "up", "bench", "sim", "tail", "twin", "method", "publish", "bridge", "invoke", "models", "classify",
-        "emotion", "sentiment", "rules", "manifest", "doctor",
+        "up",
+        "bench",
+        "sim",
+        "tail",
+        "twin",
+        "method",
+        "publish",
+        "bridge",
+        "invoke",
+        "models",
+        "classify",
+        "emotion",
+        "sentiment",
+        "rules",
+        "manifest",
+        "doctor",
     ] {
         assert!(text.lines().any(|line| line.trim_start().starts_with(command)), "{command} in {text}");
         assert!(shunt(&[command, "--help"]).status.success(), "{command}");

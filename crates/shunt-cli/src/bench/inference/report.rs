@@ -133,7 +133,7 @@ impl Report {
             },
             Bar {
                 row: "capture, face, emotion, relay",
-                what: "one face, p50",
+                what: "transport and the inference of one face, each at p50",
                 limit: 6.0,
                 unit: "ms",
                 value: chain_ms,
