@@ -65,7 +65,7 @@ fn a_file_that_is_no_model_is_refused_by_the_back_end() {
     let catalog = CATALOG.replace(right, &digest(bytes));
     let (_folder, store) = folder(&catalog, "emotion/ferplus_small.onnx", bytes);
     let error = ExpressionReader::load(&store, "ferplus-small", &tract()).unwrap_err().to_string();
-    assert!(error.contains("cannot be loaded by tract from"), "{error}");
+    assert!(error.contains("cannot be loaded from") && error.contains("tract: "), "{error}");
 }
 
 #[test]
@@ -76,7 +76,7 @@ fn a_truncated_model_is_refused_by_the_back_end() {
     let (_folder, store) =
         folder(&CATALOG.replace(right, &digest(half)), "face/blazeface_front_128.onnx", half);
     let error = FaceFinder::load(&store, "blazeface-short-range", &tract()).unwrap_err().to_string();
-    assert!(error.contains("cannot be loaded by tract from"), "{error}");
+    assert!(error.contains("cannot be loaded from") && error.contains("tract: "), "{error}");
 }
 
 #[test]
