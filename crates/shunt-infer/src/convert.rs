@@ -13,7 +13,8 @@
 //! - *Padding* that stands before a convolution becomes the convolution's own.
 //!
 //! The inputs keep their names, types and order of axes. The outputs keep their names and order of axes, and are
-//! real numbers: a quantised output is dequantised in the graph, so that whoever reads it needs no scale.
+//! real numbers: a quantised output is dequantised in the graph, so that whoever reads it needs no scale. Where a
+//! file has signatures, the names are those of the first one, as with LiteRT.
 
 mod constant;
 mod converter;
@@ -27,7 +28,7 @@ use crate::digest;
 
 use self::{converter::Converter, source::Source};
 
-pub(crate) use self::source::check;
+pub(crate) use self::source::{check, is_quantised};
 pub use self::verdict::{Verdict, compare};
 
 /// A file in the other format.
@@ -35,7 +36,8 @@ pub use self::verdict::{Verdict, compare};
 pub struct Converted {
     /// The ONNX file.
     pub onnx: Vec<u8>,
-    /// The step of each output in the original file, in its order: what one bit more makes of a quantised output.
+    /// The step of each output, in the order of the outputs: what one bit more makes of a quantised output. Also of one
+    /// that the file makes real numbers of at its end.
     pub steps: Vec<Option<f32>>,
     /// What a reader should know: where the two files may differ in more than rounding. A sentence each.
     pub notes: Vec<String>,

@@ -7,26 +7,48 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use prost::Message as _;
 use serde::Serialize;
 use shunt_vision::{Colour, Fit, Layout, Picture, PixelFormat};
 
+use tract_onnx::pb::ModelProto;
+
 use crate::{
-    Activation, Backend as _, BackendError, Backends, ConvertError, Element, Format, Golden, Input, LiteRt,
-    Loaded, ModelEntry, Normalise, Order, Output, Port, RunOptions, Source, SourceKind, Task, Tensor, Values,
-    Verdict, classify::best_classes, compare, digest, golden, model::picture_tensor, tflite_to_onnx,
+    Activation, Backend as _, BackendError, Backends, ConvertError, Converted, Element, Format, Golden,
+    Input, LiteRt, Loaded, ModelEntry, Normalise, Order, Output, Port, RunOptions, Source, SourceKind, Task,
+    Tensor, Tract, Values, Verdict,
+    classify::best_classes,
+    compare, convert, digest, golden,
+    model::picture_tensor,
+    tensor::{LARGEST, size},
+    tflite_to_onnx, zeros,
 };
 
 /// How often each model is run to tell how long it takes.
 const TIMED_RUNS: usize = 15;
 /// Places of the golden answer, beside the best five.
 const GOLDEN_PLACES: usize = 7;
-/// Values of an output without a scale may differ so far from golden ones, as a part of the largest.
+/// Values of a model of real numbers may differ so far from golden ones, as a part of the largest.
 const GOLDEN_TOLERANCE: f32 = 1e-3;
-/// Probabilities of all classes add up to one, or, where each is rounded to a byte, to something near.
-const PROBABILITIES: std::ops::RangeInclusive<f32> = 0.9..=1.1;
+/// Those of a quantised model as a part of all that its output spans: two steps of a byte.
+const GOLDEN_STEPS: f32 = 2.0 / 255.0;
+/// And so many times as far as another back end is off.
+const GOLDEN_DIFFERENCE: f32 = 3.0;
+/// Operators that only a quantised graph has.
+const QUANTISED: [&str; 6] = [
+    "QuantizeLinear",
+    "DynamicQuantizeLinear",
+    "QLinearConv",
+    "QLinearMatMul",
+    "ConvInteger",
+    "MatMulInteger",
+];
+/// What a probability is, with what rounding adds.
+const PROBABILITY: std::ops::RangeInclusive<f32> = 0.0..=1.0001;
 
 /// A model file to be imported, and what its owner says of it.
 #[derive(Debug)]
@@ -168,32 +190,55 @@ pub fn import(order: &ImportOrder<'_>, backends: &Backends) -> Result<Imported, 
         }
     };
     let reference = litert.load(&original)?;
-    let (served, chosen) = backends.load(Format::Onnx, None, &converted.onnx)?;
-    let inputs = samples(order, served.as_ref())?;
-    let verdict = compare(reference.as_ref(), served.as_ref(), &converted.steps, &inputs)?;
+    let inputs = samples(order, reference.as_ref())?;
+    let (verdict, other) = prove(&converted, reference.as_ref(), &inputs, backends);
     let (steps, notes) = (converted.steps, converted.notes);
-    if verdict.wrong.is_none() {
-        let ready =
-            Ready { served, by: chosen.version, file: converted.onnx, format: Format::Onnx, steps, notes };
-        return describe(order, ready, Some((litert.version(), reference)), Some(Ok(verdict)));
-    }
+    let other = match other {
+        Some((by, served)) if verdict.wrong.is_none() => {
+            let ready = Ready { served, by, file: converted.onnx, format: Format::Onnx, steps, notes };
+            return describe(order, ready, Some((litert.version(), reference)), Some(Ok(verdict)));
+        }
+        other => other,
+    };
     let file = order.file.to_vec();
     let ready = Ready { served: reference, by: litert.version(), file, format: Format::Tflite, steps, notes };
-    describe(order, ready, Some((chosen.version, served)), Some(Ok(verdict)))
+    describe(order, ready, other, Some(Ok(verdict)))
+}
+
+/// What serves a file, by its version.
+type By = (String, Box<dyn Loaded>);
+
+/// Compares a converted file with its original. One that no back end runs is not proven; who ran it, if anybody did.
+fn prove(
+    converted: &Converted,
+    reference: &dyn Loaded,
+    inputs: &[(String, Vec<Tensor>)],
+    backends: &Backends,
+) -> (Verdict, Option<By>) {
+    let wrong = |problem: String| Verdict { inputs: 0, largest: 0.0, wrong: Some(problem) };
+    let (served, chosen) = match backends.load(Format::Onnx, None, &converted.onnx) {
+        Ok(loaded) => loaded,
+        Err(error) => return (wrong(format!("no back end loads it ({error})")), None),
+    };
+    match compare(reference, served.as_ref(), &converted.steps, inputs) {
+        Ok(verdict) => (verdict, Some((chosen.version, served))),
+        Err(error) => (wrong(format!("{} does not run it ({error})", chosen.version)), None),
+    }
 }
 
 fn describe(
     order: &ImportOrder<'_>,
     ready: Ready,
-    other: Option<(String, Box<dyn Loaded>)>,
+    other: Option<By>,
     verdict: Option<Result<Verdict, ConvertError>>,
 ) -> Result<Imported, ImportError> {
     let inputs = samples(order, ready.served.as_ref())?;
-    let answers = ready.served.run(first(&inputs))?;
     let (input, output, labels) = match order.task {
         Task::Classify => {
             let input = picture_input(order, ready.served.as_ref())?;
-            let (output, labels) = classes(order, ready.served.as_ref(), &answers)?;
+            let runs = inputs.iter().map(|(_, input)| ready.served.run(input.clone()));
+            let answers = runs.collect::<Result<Vec<_>, _>>()?;
+            let (output, labels) = classes(order, ready.served.as_ref(), answers)?;
             (Some(input), Some(output), Some(labels))
         }
         _ => (None, None, None),
@@ -279,7 +324,7 @@ fn time(model: &dyn Loaded, inputs: &[(String, Vec<Tensor>)]) -> Result<Duration
 
 /// What models are run on: pictures and drawings where they take a picture, else drawn numbers.
 fn samples(order: &ImportOrder<'_>, model: &dyn Loaded) -> Result<Vec<(String, Vec<Tensor>)>, ImportError> {
-    let Ok(input) = picture_input(order, model) else { return Ok(drawn(&model.describe().inputs)) };
+    let Ok(input) = picture_input(order, model) else { return Ok(drawn(&model.describe().inputs)?) };
     let (width, height) = (input.width(), input.height());
     let channels = if input.colour == Colour::Rgb { 3 } else { 1 };
     let format = if input.colour == Colour::Rgb { PixelFormat::Rgb8 } else { PixelFormat::Grey8 };
@@ -309,22 +354,21 @@ fn samples(order: &ImportOrder<'_>, model: &dyn Loaded) -> Result<Vec<(String, V
 }
 
 /// Numbers for inputs that are no pictures: noughts, and noise from -1 to 1 or of all bytes.
-fn drawn(ports: &[Port]) -> Vec<(String, Vec<Tensor>)> {
-    let tensor = |port: &Port, noisy: bool| {
-        let shape: Vec<usize> = port.shape.iter().map(|length| length.unwrap_or(1)).collect();
-        let count = shape.iter().product();
+fn drawn(ports: &[Port]) -> Result<Vec<(String, Vec<Tensor>)>, BackendError> {
+    let noughts = zeros(ports)?;
+    let noisy = |tensor: &Tensor| {
+        let count = tensor.values.len();
         let noise = Noise(count as u64).take(count);
-        let values = match port.element {
-            Element::F32 if noisy => Values::F32(noise.map(|byte| f32::from(byte) / 127.5 - 1.0).collect()),
-            Element::U8 if noisy => Values::U8(noise.collect()),
-            Element::I8 if noisy => Values::I8(noise.map(u8::cast_signed).collect()),
-            element => Values::zeros(element, count),
+        let values = match tensor.values.element() {
+            Element::F32 => Values::F32(noise.map(|byte| f32::from(byte) / 127.5 - 1.0).collect()),
+            Element::U8 => Values::U8(noise.collect()),
+            Element::I8 => Values::I8(noise.map(u8::cast_signed).collect()),
+            _ => tensor.values.clone(),
         };
-        Tensor { shape, values }
+        Tensor { shape: tensor.shape.clone(), values }
     };
-    [("noughts", false), ("noise", true)]
-        .map(|(name, noisy)| (name.to_owned(), ports.iter().map(|port| tensor(port, noisy)).collect()))
-        .to_vec()
+    let noise = noughts.iter().map(noisy).collect();
+    Ok(vec![("noughts".to_owned(), noughts), ("noise".to_owned(), noise)])
 }
 
 /// Bytes without order, the same each time.
@@ -354,7 +398,8 @@ fn picture_input(order: &ImportOrder<'_>, model: &dyn Loaded) -> Result<Input, I
         (1 | 3, _) => (Layout::Nchw, second),
         _ => return Err(refused()),
     };
-    if !matches!(port.element, Element::F32 | Element::U8 | Element::I8) {
+    let fits = size(&[second, third, fourth], port.element).is_some_and(|bytes| bytes <= LARGEST);
+    if !matches!(port.element, Element::F32 | Element::U8 | Element::I8) || !fits {
         return Err(refused());
     }
     Ok(Input {
@@ -370,36 +415,44 @@ fn picture_input(order: &ImportOrder<'_>, model: &dyn Loaded) -> Result<Input, I
     })
 }
 
-/// How the classes come out, and the file of their names.
+/// How the classes come out, and the file of their names. The answers are those to all samples.
 fn classes(
     order: &ImportOrder<'_>,
     model: &dyn Loaded,
-    answers: &[Tensor],
+    answers: Vec<Vec<Tensor>>,
 ) -> Result<(Output, (PathBuf, String)), ImportError> {
     let text = order.labels.ok_or(ImportError::NoLabels)?;
     let ports = &model.describe().outputs;
-    let ([port], [answer]) = (ports.as_slice(), answers) else {
+    let [port] = ports.as_slice() else {
         let said: Vec<_> = ports.iter().map(ToString::to_string).collect();
         return Err(ImportError::Output(said.join(" and ")));
     };
-    let values = answer.clone().into_f32();
-    if answer.shape.iter().filter(|length| **length > 1).count() > 1 {
-        return Err(ImportError::Output(port.to_string()));
-    }
     let labels = text.lines().count();
-    if labels != values.len() {
-        return Err(ImportError::Labels { labels, classes: values.len() });
+    let mut rows = Vec::new();
+    for answer in answers.into_iter().flatten() {
+        if answer.shape.iter().filter(|length| **length > 1).count() > 1 {
+            return Err(ImportError::Output(port.to_string()));
+        }
+        if labels != answer.values.len() {
+            return Err(ImportError::Labels { labels, classes: answer.values.len() });
+        }
+        rows.push(answer.into_f32());
     }
-    let probable = values.iter().all(|value| (0.0..=1.0).contains(value))
-        && PROBABILITIES.contains(&values.iter().sum::<f32>());
     let file = Path::new("labels").join(format!("{}.txt", order.name));
     let output = Output::Classes {
         values: port.name.clone(),
-        activation: if probable { Activation::None } else { Activation::Softmax },
-        classes: values.len(),
+        activation: activation(&rows),
+        classes: labels,
         labels: file.clone(),
     };
     Ok((output, (file, text.to_owned())))
+}
+
+/// Logits go beyond 0 and 1 on one of so different samples; what never does are probabilities, whether they add up to
+/// one or not: each class may have its own, and small ones may be rounded to nought.
+fn activation(rows: &[Vec<f32>]) -> Activation {
+    let probable = rows.iter().flatten().all(|value| PROBABILITY.contains(value));
+    if probable { Activation::None } else { Activation::Softmax }
 }
 
 /// What the model says to the picture that every machine can draw.
@@ -409,14 +462,15 @@ fn golden_answer(ready: &Ready, input: &Input) -> Result<Golden, ImportError> {
     let picture = Picture::new(input.width(), input.height(), format, golden::pattern(input))
         .map_err(|error| refused(error.to_string()))?;
     let (tensor, _) = picture_tensor(input, &picture, None).map_err(|error| refused(error.to_string()))?;
+    let quantised = ready.is_quantised();
+    let difference = if quantised { ready.difference(input, &tensor) } else { 0.0 };
     let answers = ready.served.run(vec![tensor])?;
     let mut outputs = BTreeMap::new();
-    let mut tolerance = 0.0_f32;
+    let mut tolerance = GOLDEN_DIFFERENCE * difference;
     for (index, (port, answer)) in ready.served.describe().outputs.iter().zip(answers).enumerate() {
         let values = answer.into_f32();
-        let largest = values.iter().fold(1.0_f32, |largest, value| largest.max(value.abs()));
         let step = ready.steps.get(index).copied().flatten();
-        tolerance = tolerance.max(step.unwrap_or(largest * GOLDEN_TOLERANCE));
+        tolerance = tolerance.max(step.unwrap_or_default()).max(least_tolerance(&values, quantised));
         let mut places: Vec<usize> = best_classes(&values, 5).into_iter().map(|(place, _)| place).collect();
         places.extend((0..GOLDEN_PLACES).map(|part| part * values.len() / GOLDEN_PLACES));
         places.sort_unstable();
@@ -425,6 +479,45 @@ fn golden_answer(ready: &Ready, input: &Input) -> Result<Golden, ImportError> {
         outputs.insert(port.name.clone(), said.collect());
     }
     Ok(Golden { pattern: 1, tolerance, outputs })
+}
+
+/// How far a value may be off another back end's, or another processor's.
+fn least_tolerance(values: &[f32], quantised: bool) -> f32 {
+    let largest = values.iter().fold(1.0_f32, |largest, value| largest.max(value.abs()));
+    if !quantised {
+        return largest * GOLDEN_TOLERANCE;
+    }
+    let highest = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let lowest = values.iter().copied().fold(f32::INFINITY, f32::min);
+    // A constant answer spans nothing, and is not to be the same to the last bit either.
+    ((highest - lowest) * GOLDEN_STEPS).max(largest * GOLDEN_TOLERANCE)
+}
+
+// === impl Ready ===
+
+impl Ready {
+    /// Are bytes computed with, which back ends and processors round differently?
+    fn is_quantised(&self) -> bool {
+        if self.format == Format::Tflite {
+            return convert::is_quantised(&self.file);
+        }
+        let graph = ModelProto::decode(self.file.as_slice()).ok().and_then(|model| model.graph);
+        graph.is_some_and(|graph| graph.node.iter().any(|node| QUANTISED.contains(&node.op_type.as_str())))
+    }
+
+    /// The most by which any value of tract's answer is another; nought where tract does not run the file.
+    fn difference(&self, input: &Input, tensor: &Tensor) -> f32 {
+        let tract = Backends::of(vec![Arc::new(Tract)]);
+        let run = |model: &dyn Loaded| model.run(vec![tensor.clone()]).ok();
+        let own = run(self.served.as_ref());
+        let other = tract.load(self.format, Some(input), &self.file).ok();
+        let (Some(own), Some(other)) = (own, other.and_then(|(other, _)| run(other.as_ref()))) else {
+            return 0.0;
+        };
+        let pairs = own.into_iter().zip(other);
+        let pairs = pairs.flat_map(|(own, other)| own.into_f32().into_iter().zip(other.into_f32()));
+        pairs.map(|(own, other)| (own - other).abs()).filter(|off| off.is_finite()).fold(0.0, f32::max)
+    }
 }
 
 // === impl Imported ===
@@ -442,5 +535,34 @@ impl Imported {
         }
         let text = toml::to_string_pretty(&File { models: BTreeMap::from([(name, &self.entry)]) })?;
         Ok(format!("# Written by `shunt models import`; read beside the catalog.\n\n{text}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_never_leaves_nought_to_one_is_a_probability_whatever_the_sum() {
+        // A sigmoid for each label; a softmax in bytes whose small scores are nought; logits on a picture that says
+        // little, and on one that says much.
+        assert_eq!(activation(&[vec![0.9, 0.8, 0.1]]), Activation::None);
+        assert_eq!(activation(&[vec![0.25, 0.0, 0.0], vec![1.0, 0.0, 0.0]]), Activation::None);
+        assert_eq!(activation(&[vec![0.5, 0.3, 0.2], vec![7.0, -3.0, 0.1]]), Activation::Softmax);
+        assert_eq!(activation(&[vec![0.5, f32::NAN]]), Activation::Softmax);
+    }
+
+    #[test]
+    fn a_quantised_answer_may_be_off_by_two_steps_of_what_it_spans() {
+        assert!((least_tolerance(&[-1.0, 4.1], true) - 0.04).abs() < 1e-6);
+        assert!((least_tolerance(&[-1.0, 4.1], false) - 0.0041).abs() < 1e-6);
+        assert!(least_tolerance(&[0.5, 0.5], true) > 0.0);
+    }
+
+    #[test]
+    fn inputs_out_of_all_proportion_are_refused_and_not_drawn() {
+        let shape = vec![Some(1 << 20), Some(1 << 20)];
+        let error = drawn(&[Port { name: "x".to_owned(), element: Element::F32, shape }]).unwrap_err();
+        assert!(error.0.contains("too large"), "{error}");
     }
 }

@@ -72,6 +72,6 @@ pub use onnxruntime::OnnxRuntime;
 pub use reading::FaceReading;
 pub use shunt_vision::{Colour, Fit, Layout};
 pub use store::{ModelStore, digest};
-pub use tensor::{Element, Tensor, Values};
+pub use tensor::{Element, Tensor, Values, zeros};
 pub use timing::{Timing, measure};
 pub use tract::Tract;

@@ -8,8 +8,8 @@ use std::{
 use shunt_vision::{Colour, Picture, PixelFormat, Rect, TensorError};
 
 use crate::{
-    BackendError, Backends, Chosen, Description, Element, Input, Loaded, ModelEntry, ModelStore, Port, Proof,
-    Task, Tensor, Values, golden, store::digest,
+    BackendError, Backends, Chosen, Description, Element, Input, Loaded, ModelEntry, ModelStore, Proof, Task,
+    Tensor, Values, golden, store::digest, zeros,
 };
 
 /// A model that is loaded and checked.
@@ -131,6 +131,12 @@ pub enum ModelError {
         /// Inputs given.
         found: usize,
     },
+    /// Its answer has NaN or an infinity in it.
+    #[error("the model {model:?} answered with what is no number")]
+    NotFinite {
+        /// The model.
+        model: String,
+    },
     /// Its answer is not the golden one.
     #[error("the model {model:?} does not answer as the catalog says: {problem}")]
     Golden {
@@ -229,19 +235,24 @@ impl Model {
     /// Runs it once, so that the first real run is as quick as the others: on a black picture, or on zeros with an
     /// open axis of length 1.
     pub fn warm_up(&self) -> Result<(), ModelError> {
-        let zeros = |port: &Port| {
-            let shape: Vec<usize> = port.shape.iter().map(|length| length.unwrap_or(1)).collect();
-            let count = shape.iter().product();
-            Tensor { shape, values: Values::zeros(port.element, count) }
-        };
+        self.first_run().map(drop)
+    }
+
+    /// What it answers when it is warmed up.
+    pub(crate) fn first_run(&self) -> Result<Vec<Tensor>, ModelError> {
         let inputs = match &self.entry.input {
             Some(input) => {
                 let format = if input.colour == Colour::Rgb { PixelFormat::Rgb8 } else { PixelFormat::Grey8 };
                 vec![self.whole(&Picture::black(input.width(), input.height(), format))?.0]
             }
-            None => self.describe().inputs.iter().map(zeros).collect(),
+            None => self.zeros()?,
         };
-        self.run(inputs).map(|_| ())
+        self.run(inputs)
+    }
+
+    /// Zeros for each input, an open axis with a length of 1.
+    pub(crate) fn zeros(&self) -> Result<Vec<Tensor>, ModelError> {
+        zeros(&self.describe().inputs).map_err(|source| ModelError::Run { model: self.name.clone(), source })
     }
 
     /// Runs it on the golden picture of the catalog and compares. `None` where the catalog has no golden answer.

@@ -2,6 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::{BackendError, Port};
+
+/// Inputs or outputs of more bytes are a mistake of the file that tells their shapes.
+pub(crate) const LARGEST: usize = 1 << 31;
+
 /// The type of a tensor's values. Names in catalogs: `f32`, `u8`; in the Open Inference Protocol: `FP32`, `UINT8`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -88,6 +93,30 @@ macro_rules! each {
             Values::F64($list) => $result,
         }
     };
+}
+
+/// Zeros for each of a model's inputs, with a length of 1 for each open axis.
+///
+/// # Errors
+///
+/// All together they would be larger than two gigabytes: shapes come from files, and not each file is honest.
+pub fn zeros(ports: &[Port]) -> Result<Vec<Tensor>, BackendError> {
+    let mut room = LARGEST;
+    let each = ports.iter().map(|port| {
+        let shape: Vec<usize> = port.shape.iter().map(|length| length.unwrap_or(1)).collect();
+        let bytes = size(&shape, port.element).filter(|bytes| *bytes <= room);
+        let bytes =
+            bytes.ok_or_else(|| BackendError(format!("its input {:?} is too large: {port}", port.name)))?;
+        room -= bytes;
+        let values = Values::zeros(port.element, bytes / port.element.size());
+        Ok(Tensor { shape, values })
+    });
+    each.collect()
+}
+
+/// Bytes of a tensor; `None` where they are more than can be counted.
+pub(crate) fn size(shape: &[usize], element: Element) -> Option<usize> {
+    shape.iter().try_fold(element.size(), |bytes, length| bytes.checked_mul(*length))
 }
 
 // === impl Element ===
@@ -235,6 +264,22 @@ mod tests {
             assert_eq!(Tensor { shape: vec![3], values: Values::zeros(element, 3) }.into_f32(), [0.0; 3]);
         }
         assert_eq!(Element::from_datatype("BYTES"), None);
+    }
+
+    #[test]
+    fn zeros_are_made_for_all_inputs_or_refused_where_the_shapes_are_out_of_proportion() {
+        let port = |shape: &[Option<usize>]| Port {
+            name: "x".to_owned(),
+            element: Element::F32,
+            shape: shape.to_vec(),
+        };
+        let made = zeros(&[port(&[None, Some(3)]), port(&[])]).unwrap();
+        assert_eq!(made[0], Tensor { shape: vec![1, 3], values: Values::F32(vec![0.0; 3]) });
+        assert_eq!(made[1].values.len(), 1);
+        for shape in [&[Some(1 << 20), Some(1 << 20)][..], &[Some(usize::MAX), Some(2)], &[Some(1 << 30)]] {
+            let error = zeros(&[port(&[None]), port(shape)]).unwrap_err().to_string();
+            assert!(error.contains("its input \"x\" is too large: FP32 ["), "{error}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::{Model, ModelError, Port, Tensor, Values, golden};
+use crate::{Model, ModelError, Tensor, golden};
 use shunt_vision::{Colour, Picture, PixelFormat};
 
 /// How long runs of a model took, in milliseconds: from the input, ready made, to the outputs.
@@ -41,19 +41,12 @@ pub fn measure(model: &Model, runs: usize) -> Result<Timing, ModelError> {
 
 fn inputs(model: &Model) -> Result<Vec<Tensor>, ModelError> {
     let Some(input) = &model.entry().input else {
-        return Ok(model.describe().inputs.iter().map(zeros).collect());
+        return model.zeros();
     };
     let format = if input.colour == Colour::Rgb { PixelFormat::Rgb8 } else { PixelFormat::Grey8 };
     let picture = Picture::new(input.width(), input.height(), format, golden::pattern(input));
     let picture = picture.unwrap_or_else(|_| Picture::black(input.width(), input.height(), format));
     Ok(vec![model.whole(&picture)?.0])
-}
-
-/// Zeros of a port's type and shape, an open axis with a length of 1.
-fn zeros(port: &Port) -> Tensor {
-    let shape: Vec<usize> = port.shape.iter().map(|length| length.unwrap_or(1)).collect();
-    let count = shape.iter().product();
-    Tensor { shape, values: Values::zeros(port.element, count) }
 }
 
 // === impl Timing ===

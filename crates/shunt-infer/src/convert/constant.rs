@@ -59,7 +59,8 @@ impl<'a, 'b> Constant<'a, 'b> {
         if matches!(self.element, Element::F32 | Element::F16) {
             return self.raw(|value| value as f32);
         }
-        let inner: usize = self.tensor.shape.iter().skip(quantisation.axis + 1).product::<usize>().max(1);
+        let inner: usize =
+            self.tensor.shape.iter().skip(quantisation.axis.saturating_add(1)).product::<usize>().max(1);
         let channels = quantisation.scales.len();
         let raw = self.raw(|value| value).into_iter().enumerate();
         raw.map(|(index, value)| {

@@ -109,12 +109,12 @@ impl<'a, 'b> Converter<'a, 'b> {
             outputs: Vec::new(),
             notes: Vec::new(),
         };
-        for input in &source.inputs {
-            converter.input(*input)?;
+        for (input, name) in source.inputs.iter().zip(&source.input_names) {
+            converter.input(*input, name)?;
         }
         // Taken before anything within the graph can have them.
-        for output in &source.outputs {
-            let name = converter.graph.name(&converter.tensor(*output)?.name);
+        for name in &source.output_names {
+            let name = converter.graph.name(name);
             converter.outputs.push(name);
         }
         Ok(converter)
@@ -172,8 +172,8 @@ impl<'a, 'b> Converter<'a, 'b> {
         if self.is_constant(index) { self.kind(index) } else { Ok(self.value(index)?.kind) }
     }
 
-    /// Makes an input of the graph.
-    fn input(&mut self, index: usize) -> Result<(), ConvertError> {
+    /// Makes an input of the graph, with this name.
+    fn input(&mut self, index: usize, wish: &str) -> Result<(), ConvertError> {
         let tensor = self.tensor(index)?;
         let kind = self.kind(index)?;
         if tensor.shape.contains(&0) || self.values.contains_key(&index) {
@@ -185,7 +185,7 @@ impl<'a, 'b> Converter<'a, 'b> {
             (Kind::Real, _) => DataType::Float,
             (Kind::Other(data_type), _) => data_type,
         };
-        let mut name = self.graph.input(&tensor.name, data_type, &lengths(&tensor.shape));
+        let mut name = self.graph.input(wish, data_type, &lengths(&tensor.shape));
         if let (Kind::Quantised(scale), DataType::Int8) = (kind, data_type) {
             let factor = self.graph.f32(scale.scale)?;
             let zero_point = self.graph.i8((scale.zero_point ^ 128).cast_signed())?;
@@ -495,7 +495,11 @@ impl<'a, 'b> Converter<'a, 'b> {
             };
             let tensor = self.tensor(index)?;
             let scale = tensor.quantisation.as_ref().and_then(|quantisation| quantisation.scales.first());
-            steps.push(scale.copied().filter(|_| matches!(tensor.element, Some(Element::U8 | Element::I8))));
+            steps.push(match kind {
+                // Also where the file itself makes real numbers of them at the end.
+                Kind::Quantised(scale) => Some(scale.scale),
+                _ => scale.copied().filter(|_| matches!(tensor.element, Some(Element::U8 | Element::I8))),
+            });
             let shape = lengths(&tensor.shape);
             self.graph.output(&name, &value, data_type, &shape);
         }

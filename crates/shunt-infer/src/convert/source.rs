@@ -1,5 +1,7 @@
 //! What a `TensorFlow` Lite file says, checked once so that nobody needs to check it again.
 
+use std::collections::HashMap;
+
 use flatbuffers::VerifierOptions;
 use tract_tflite::tflite as schema;
 
@@ -23,6 +25,10 @@ pub(super) struct Source<'a> {
     pub(super) inputs: Vec<usize>,
     /// Indices of tensors; all are valid.
     pub(super) outputs: Vec<usize>,
+    /// The names by which the inputs are known outside, as many.
+    pub(super) input_names: Vec<String>,
+    /// The names by which the outputs are known outside, as many.
+    pub(super) output_names: Vec<String>,
 }
 
 /// A tensor as the file describes it.
@@ -99,12 +105,58 @@ impl<'a> Source<'a> {
             .map(|(index, operator)| Operator::read(model, count, index, operator))
             .collect::<Result<_, _>>()?;
         let description = clipped(model.description().unwrap_or_default());
-        Ok(Self { description, tensors, operators, inputs, outputs })
+        // LiteRT serves the first signature, and calls the inputs and outputs what that calls them.
+        let signature = model.signature_defs().filter(|all| !all.is_empty()).map(|all| all.get(0));
+        let signed = signature.as_ref();
+        let input_names = names(&tensors, &inputs, signed.and_then(schema::SignatureDef::inputs));
+        let output_names = names(&tensors, &outputs, signed.and_then(schema::SignatureDef::outputs));
+        Ok(Self { description, tensors, operators, inputs, outputs, input_names, output_names })
     }
 
     pub(super) fn tensor(&self, index: usize) -> Option<&SourceTensor<'a>> {
         self.tensors.get(index)
     }
+}
+
+/// What a signature calls these tensors; one that it does not name keeps the name it has in the graph.
+fn names(tensors: &[SourceTensor<'_>], ports: &[usize], signature: Option<Signed<'_>>) -> Vec<String> {
+    let mut given = HashMap::new();
+    for entry in signature.into_iter().flatten() {
+        let name = clipped(entry.name().unwrap_or_default());
+        given.entry(entry.tensor_index() as usize).or_insert(name);
+    }
+    let own = |port: &usize| tensors.get(*port).map(|tensor| tensor.name.clone()).unwrap_or_default();
+    // A tensor that is named twice has the second time its own name: names are not given twice.
+    ports.iter().map(|port| given.remove(port).unwrap_or_else(|| own(port))).collect()
+}
+
+/// The inputs or outputs of a signature.
+type Signed<'a> = flatbuffers::Vector<'a, flatbuffers::ForwardsUOffset<schema::TensorMap<'a>>>;
+
+/// Are the graph and all tensors there that a file's signatures name?
+fn check_signatures(model: &schema::Model<'_>, tensors: &[usize]) -> Result<(), ConvertError> {
+    for signature in model.signature_defs().into_iter().flatten() {
+        let entries =
+            signature.inputs().into_iter().flatten().chain(signature.outputs().into_iter().flatten());
+        let count = tensors.get(signature.subgraph_index() as usize).copied().unwrap_or_default();
+        for entry in entries {
+            if entry.tensor_index() as usize >= count {
+                return Err(ConvertError::File("a signature names a tensor that is not there".into()));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Does a file compute with bytes that stand for real numbers? Of such a file different libraries, and different
+/// processors, give answers that are some bytes apart.
+pub(crate) fn is_quantised(file: &[u8]) -> bool {
+    let computed = |tensor: &SourceTensor<'_>| {
+        tensor.data.is_none()
+            && tensor.quantisation.is_some()
+            && matches!(tensor.element, Some(Element::U8 | Element::I8))
+    };
+    Source::read(file).is_ok_and(|source| source.tensors.iter().any(computed))
 }
 
 /// Are all parts of a file where it says they are, and all indices those of something? Says nothing of whether the
@@ -114,8 +166,10 @@ pub(crate) fn check(file: &[u8]) -> Result<(), ConvertError> {
     if model.subgraphs().is_none_or(|graphs| graphs.is_empty()) {
         return Err(ConvertError::File("it has no subgraph".into()));
     }
+    let mut counts = Vec::new();
     for graph in model.subgraphs().into_iter().flatten() {
         let source = Source::graph(&model, &graph)?;
+        counts.push(source.tensors.len());
         for (index, tensor) in source.tensors.iter().enumerate() {
             let (Some(data), Some(element), None) = (tensor.data, tensor.element, &tensor.sparsity) else {
                 continue;
@@ -126,7 +180,7 @@ pub(crate) fn check(file: &[u8]) -> Result<(), ConvertError> {
             }
         }
     }
-    Ok(())
+    check_signatures(&model, &counts)
 }
 
 /// A file whose offsets were followed, each to its end.
@@ -231,7 +285,13 @@ fn quantisation(tensor: &schema::Tensor<'_>, shape: &[usize]) -> Result<Option<Q
     if zero_points.len() != scales.len() {
         return Err(format!("it has {} scales and {} zero points", scales.len(), zero_points.len()));
     }
-    let axis = usize::try_from(parameters.quantized_dimension()).unwrap_or(usize::MAX);
+    let said = parameters.quantized_dimension();
+    let axis = match usize::try_from(said) {
+        Ok(axis) => axis,
+        // One scale goes along no axis, and some writers say so.
+        Err(_) if scales.len() == 1 => 0,
+        Err(_) => return Err(format!("it has {} scales for the axis {said}", scales.len())),
+    };
     if scales.len() > 1 && shape.get(axis) != Some(&scales.len()) {
         return Err(format!("it has {} scales for the axis {axis} of {shape:?}", scales.len()));
     }

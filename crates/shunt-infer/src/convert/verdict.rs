@@ -24,7 +24,7 @@ pub struct Verdict {
 
 /// Runs both models on the same inputs and compares the outputs of the same names.
 ///
-/// Each value must be within one step of its output's scale (`steps`, in the order of the reference's outputs), or,
+/// Each value must be within one step of its output's scale (`steps`, in the order of the other's outputs), or,
 /// where there is none, within a thousandth of the output's largest value. And where an output is one row of more
 /// than five values, its five best places must be the same; places whose values the reference holds for equal may
 /// stand for each other.
@@ -41,12 +41,12 @@ pub fn compare(
     let mut verdict = Verdict { inputs: 0, largest: 0.0, wrong: None };
     let names: Vec<&str> = reference.describe().outputs.iter().map(|port| port.name.as_str()).collect();
     for (what, input) in inputs {
-        let mut found = other.run(input.clone())?;
+        let found = other.run(input.clone())?;
         let expected = reference.run(input.clone())?;
         verdict.inputs += 1;
-        for (index, (name, expected)) in names.iter().zip(expected).enumerate() {
+        for (name, expected) in names.iter().zip(expected) {
             let place = other.describe().outputs.iter().position(|port| port.name == *name);
-            let Some(tensor) = place.and_then(|place| found.get_mut(place)) else {
+            let Some((place, tensor)) = place.and_then(|place| Some((place, found.get(place)?))) else {
                 verdict.say(format!("there is no output {name:?}"));
                 continue;
             };
@@ -55,7 +55,7 @@ pub fn compare(
                 continue;
             }
             let row = expected.shape.iter().filter(|length| **length > 1).count() == 1;
-            let step = steps.get(index).copied().flatten();
+            let step = steps.get(place).copied().flatten();
             verdict.values(what, name, step, row, &expected.into_f32(), &tensor.clone().into_f32());
         }
     }

@@ -15,7 +15,10 @@ use std::{
 
 use parking_lot::Mutex;
 
-use crate::{BackendError, Element};
+use crate::{
+    BackendError, Element,
+    tensor::{LARGEST, size},
+};
 
 /// Something that the library owns.
 type Handle = *mut c_void;
@@ -34,8 +37,6 @@ const LOCK_READ: c_int = 0;
 const LOCK_WRITE: c_int = 1;
 const QUANTISED_BY_TENSOR: c_int = 1;
 const MOST_AXES: usize = 8;
-/// An input or output larger than this is a mistake.
-const LARGEST: usize = 1 << 31;
 
 /// `LiteRtEnvOption`: a tag and a `LiteRtAny`.
 #[repr(C)]
@@ -424,8 +425,7 @@ impl Compiled {
             *length = if *length < 0 { 1 } else { *length };
             shape.push(*length as usize);
         }
-        let bytes = shape.iter().try_fold(element.size(), |bytes, length| bytes.checked_mul(*length));
-        let bytes = bytes.filter(|bytes| *bytes <= LARGEST && axes <= MOST_AXES);
+        let bytes = size(&shape, element).filter(|bytes| *bytes <= LARGEST && axes <= MOST_AXES);
         let bytes = bytes.ok_or_else(|| wrong("is too large"))?;
         let scale = self.scale(handle, element);
         let mut needed = ptr::null_mut();

@@ -576,7 +576,72 @@ fn what_moves_values_about_answers_as_litert() {
     check("SPLIT", &net.ends(&[x], &halves));
 }
 
+#[test]
+fn inputs_and_outputs_have_the_names_and_the_order_that_litert_gives_them() {
+    let mut net = Net::default();
+    let (a, b) = (net.value(F32, &[1, 4], None), net.value(F32, &[1, 6], None));
+    let (y, z) = (net.value(F32, &[1, 4], None), net.value(F32, &[1, 6], None));
+    net.step(Code::RELU, &[a], y);
+    net.step(Code::RELU6, &[b], z);
+    let net = net.ends(&[a, b], &[y, z]);
+    // The signature has both the other way around.
+    let net = net.signature(&[("my_b", 1), ("my_a", 0)], &[("output_1", 3), ("output_0", 2)]);
+    let Some((onnx, litert)) = back_ends() else { return };
+    let converted = tflite_to_onnx(&net.file()).unwrap();
+    let ours = onnx.load(&order(Format::Onnx, &converted.onnx)).unwrap();
+    let reference = litert.load(&order(Format::Tflite, &net.file())).unwrap();
+    assert_eq!(ours.describe().inputs, reference.describe().inputs);
+    assert_eq!(ours.describe().outputs, reference.describe().outputs);
+    assert!(
+        ours.describe().inputs.iter().any(|port| port.name == "my_a" && port.shape == [Some(1), Some(4)])
+    );
+    check("a net with a signature", &net);
+}
+
+#[test]
+fn a_quantised_net_that_ends_in_real_numbers_tells_its_step() {
+    let mut net = Net::default();
+    let x = net.value(I8, &[1, 8], scale(0.05, 3));
+    let between = net.value(I8, &[1, 8], scale(0.02, -5));
+    let y = net.value(F32, &[1, 8], None);
+    net.step(Code::LOGISTIC, &[x], between);
+    net.step(Code::DEQUANTIZE, &[between], y);
+    let converted = tflite_to_onnx(&net.ends(&[x], &[y]).file()).unwrap();
+    assert_eq!(converted.steps, [Some(0.02)]);
+}
+
 // === Bad input ===
+
+#[test]
+fn an_axis_of_scales_below_zero_is_no_axis_or_is_refused() {
+    let net = |scales: Scales| {
+        let mut net = Net::default();
+        let x = net.value(F32, &[1, 4], None);
+        let w = net.constant(I8, &[1, 4], Some(scales), noise(4, 1));
+        let real = net.value(F32, &[1, 4], None);
+        let y = net.value(F32, &[1, 4], None);
+        net.step(Code::DEQUANTIZE, &[w], real);
+        net.step_with(Code::ADD, &[x, real], &[y], |fbb| {
+            let options = schema::AddOptions::create(fbb, &schema::AddOptionsArgs::default());
+            (BuiltinOptions::AddOptions, options.as_union_value())
+        });
+        net.ends(&[x], &[y]).file()
+    };
+    tflite_to_onnx(&net(Scales(vec![0.5], vec![0], -1))).unwrap();
+    let error = tflite_to_onnx(&net(Scales(vec![0.5; 4], vec![0; 4], -1))).unwrap_err().to_string();
+    assert_eq!(error, "tensor 1 (\"tensor1\"): it has 4 scales for the axis -1");
+}
+
+#[test]
+fn a_signature_of_a_tensor_that_is_not_there_is_refused_before_litert_sees_it() {
+    let mut net = Net::default();
+    let (x, y) = (net.value(F32, &[1, 4], None), net.value(F32, &[1, 4], None));
+    net.step(Code::RELU, &[x], y);
+    let file = net.ends(&[x], &[y]).signature(&[("in", 7)], &[("out", 1)]).file();
+    let Ok(litert) = LiteRt::find() else { return };
+    let error = litert.load(&order(Format::Tflite, &file)).unwrap_err().to_string();
+    assert!(error.contains("a signature names a tensor that is not there"), "{error}");
+}
 
 #[test]
 fn an_operator_that_is_not_known_is_named_with_its_place() {

@@ -1,10 +1,10 @@
 //! A user's model file becomes an entry of the catalog, if it is what its owner says.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, sync::Arc};
 
 use shunt_infer::{
-    Backends, Classifier, Fit, Format, ImportError, ImportOrder, Imported, ModelStore, Normalise, Task,
-    import,
+    Backend, BackendError, Backends, Classifier, Description, Fit, Format, ImportError, ImportOrder,
+    Imported, Loaded, ModelStore, Normalise, Order, Task, Tensor, Tract, import,
 };
 use shunt_vision::Picture;
 use tract_tflite::tflite::{BuiltinOperator as Code, TensorType};
@@ -103,6 +103,79 @@ fn what_the_converter_does_not_know_is_served_by_litert() {
     let model = shunt_infer::Model::load(&store, "odd", &Backends::installed()).unwrap();
     assert_eq!(model.chosen().name, "litert");
     model.warm_up().unwrap();
+}
+
+/// Loads what tract loads, and never runs it.
+#[derive(Debug)]
+struct NeverRuns;
+
+#[derive(Debug)]
+struct Loads(Box<dyn Loaded>);
+
+impl Backend for NeverRuns {
+    fn name(&self) -> &'static str {
+        "tract"
+    }
+
+    fn version(&self) -> String {
+        "Stubborn 1.0".to_owned()
+    }
+
+    fn takes(&self, format: Format) -> bool {
+        format == Format::Onnx
+    }
+
+    fn load(&self, order: &Order<'_>) -> Result<Box<dyn Loaded>, BackendError> {
+        Ok(Box::new(Loads(Tract.load(order)?)))
+    }
+}
+
+impl Loaded for Loads {
+    fn describe(&self) -> &Description {
+        self.0.describe()
+    }
+
+    fn run(&self, _: Vec<Tensor>) -> Result<Vec<Tensor>, BackendError> {
+        Err(BackendError("it will not".to_owned()))
+    }
+
+    fn memory(&self) -> Option<u64> {
+        None
+    }
+}
+
+#[test]
+fn a_converted_file_that_nobody_loads_or_runs_leaves_the_original_to_litert() {
+    let Some(_) = back_ends() else { return };
+    let mut net = Net::default();
+    let (x, y) =
+        (net.value(TensorType::FLOAT32, &[1, 4], None), net.value(TensorType::FLOAT32, &[1, 4], None));
+    net.step(Code::RELU, &[x], y);
+    let file = net.ends(&[x], &[y]).file();
+    for (backends, why) in [
+        (Backends::of(vec![]), "no back end loads it"),
+        (Backends::of(vec![Arc::new(NeverRuns)]), "Stubborn 1.0 does not run it (it will not)"),
+    ] {
+        let imported = import(&order("net", &file, Task::Tensors, None), &backends).unwrap();
+        assert_eq!((imported.entry.format, &imported.file, imported.times.len()), (Format::Tflite, &file, 1));
+        let note = imported.entry.note.unwrap();
+        assert!(note.contains("LiteRT 2.1 serves the original") && note.contains(why), "{note}");
+    }
+}
+
+#[test]
+fn a_quantised_onnx_file_has_a_golden_answer_that_other_back_ends_reach() {
+    let repo = shunt_testkit::repo_root();
+    let file = fs::read(repo.join("models/classify/efficientnet_lite0_int8.onnx")).unwrap();
+    let labels = fs::read_to_string(repo.join("models/labels/imagenet_labels_1000.txt")).unwrap();
+    let mut order = order("lite", &file, Task::Classify, Some(&labels));
+    order.format = Format::Onnx;
+    let imported = import(&order, &Backends::installed()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    put(folder.path(), "lite", &imported);
+    let store = ModelStore::with_folders(vec![folder.path().to_owned()]).unwrap();
+    let model = shunt_infer::Model::load(&store, "lite", &crate::tract()).unwrap();
+    assert!(model.prove().unwrap().is_some());
 }
 
 #[test]

@@ -25,12 +25,16 @@ struct Step {
     options: Option<Options>,
 }
 
+/// Names and the tensors that they are for.
+type Names = Vec<(&'static str, u32)>;
+
 /// A file while it is made.
 #[derive(Default)]
 pub(crate) struct Net {
     parts: Vec<Part>,
     steps: Vec<Step>,
     ends: (Vec<i32>, Vec<i32>),
+    signature: Option<(Names, Names)>,
 }
 
 /// One scale for all.
@@ -96,6 +100,16 @@ impl Net {
     /// What goes in and what comes out.
     pub(crate) fn ends(mut self, inputs: &[i32], outputs: &[i32]) -> Self {
         self.ends = (inputs.to_vec(), outputs.to_vec());
+        self
+    }
+
+    /// Other names for what goes in and what comes out, as current exports have them.
+    pub(crate) fn signature(
+        mut self,
+        inputs: &[(&'static str, u32)],
+        outputs: &[(&'static str, u32)],
+    ) -> Self {
+        self.signature = Some((inputs.to_vec(), outputs.to_vec()));
         self
     }
 
@@ -169,7 +183,32 @@ impl Net {
         let subgraphs = Some(fbb.create_vector(&[graph]));
         let operator_codes = Some(fbb.create_vector(&codes));
         let buffers = Some(fbb.create_vector(&buffers));
-        let args = schema::ModelArgs { version: 3, operator_codes, subgraphs, buffers, ..Default::default() };
+        let signature_defs = self.signature.as_ref().map(|(inputs, outputs)| {
+            let mut names = |list: &Names| {
+                let names = list.iter().map(|(name, tensor_index)| {
+                    let name = Some(fbb.create_string(name));
+                    schema::TensorMap::create(
+                        fbb,
+                        &schema::TensorMapArgs { name, tensor_index: *tensor_index },
+                    )
+                });
+                let names: Vec<_> = names.collect();
+                Some(fbb.create_vector(&names))
+            };
+            let (inputs, outputs) = (names(inputs), names(outputs));
+            let signature_key = Some(fbb.create_string("serving_default"));
+            let args = schema::SignatureDefArgs { inputs, outputs, signature_key, ..Default::default() };
+            let signature = schema::SignatureDef::create(fbb, &args);
+            fbb.create_vector(&[signature])
+        });
+        let args = schema::ModelArgs {
+            version: 3,
+            operator_codes,
+            subgraphs,
+            buffers,
+            signature_defs,
+            ..Default::default()
+        };
         let model = schema::Model::create(fbb, &args);
         schema::finish_model_buffer(fbb, model);
         builder.finished_data().to_vec()
