@@ -76,7 +76,10 @@ impl FaceFinder {
                 });
             }
         };
-        model.warm_up()?;
+        let counts: Vec<usize> = model.first_run()?.iter().map(|output| output.values.len()).collect();
+        if let Some((expected, found)) = decoder.mismatch(&counts) {
+            return Err(ModelError::Answer { model: name.to_owned(), expected, found });
+        }
         Ok(Self { model, decoder })
     }
 
@@ -134,5 +137,44 @@ impl FaceFinder {
                 suppress(found, *overlap, Suppression::Best)
             }
         }
+    }
+}
+
+// === impl Decoder ===
+
+impl Decoder {
+    /// Values expected and found, where outputs of so many values do not belong together, or not to the anchors.
+    fn mismatch(&self, counts: &[usize]) -> Option<(usize, usize)> {
+        let sum = |indexes: &[usize]| indexes.iter().filter_map(|index| counts.get(*index)).sum::<usize>();
+        let pairs = match self {
+            Self::Blaze { boxes, scores, anchors, .. } => {
+                [(anchors.len() * 16, sum(boxes)), (anchors.len(), sum(scores))]
+            }
+            // Four edges and two probabilities each.
+            Self::Edges { boxes, scores, .. } => {
+                let faces = sum(&[*scores]) / 2;
+                [(faces * 4, sum(&[*boxes])), (faces * 2, sum(&[*scores]))]
+            }
+        };
+        pairs.into_iter().find(|(expected, found)| expected != found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outputs_that_are_not_as_many_as_the_anchors_or_each_other_are_told() {
+        let anchors = full_range_anchors();
+        let count = anchors.len();
+        let blaze = Decoder::Blaze { boxes: vec![0], scores: vec![1, 2], anchors, unit: 192.0, overlap: 0.3 };
+        assert_eq!(blaze.mismatch(&[count * 16, count - 4, 4]), None);
+        assert_eq!(blaze.mismatch(&[count * 16, count, 4]), Some((count, count + 4)));
+        assert_eq!(blaze.mismatch(&[896 * 16, 896, 0]), Some((count * 16, 896 * 16)));
+        let edges = Decoder::Edges { boxes: 0, scores: 1, overlap: 0.3 };
+        assert_eq!(edges.mismatch(&[40, 20]), None);
+        assert_eq!(edges.mismatch(&[40, 21]), Some((20, 21)));
+        assert_eq!(edges.mismatch(&[36, 20]), Some((40, 36)));
     }
 }
