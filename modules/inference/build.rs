@@ -5,6 +5,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = protox::compile(["proto/open_inference.proto"], ["proto"])?;
     // Tensors are taken as they lie in the message, not copied out of it.
     let bytes = ".inference.ModelInferRequest.raw_input_contents";
-    tonic_prost_build::configure().build_client(false).bytes(bytes).compile_fds(files)?;
+    tonic_prost_build::configure()
+        .build_client(false)
+        .codec_path("crate::open_inference::codec::BoundedCodec")
+        .bytes(bytes)
+        .compile_fds(files)?;
     Ok(())
 }

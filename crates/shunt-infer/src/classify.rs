@@ -108,7 +108,7 @@ impl Classifier {
         Ok(Classification { probabilities: self.read(outputs)?, model })
     }
 
-    /// The probabilities in the outputs of a run of [`Classifier::model`] on one picture.
+    /// The probabilities in the outputs of a run of [`Classifier::model`] on one picture: each a number, never NaN.
     pub fn read(&self, outputs: Vec<Tensor>) -> Result<Vec<f32>, ModelError> {
         let mut values = outputs.into_iter().nth(self.output).map(Tensor::into_f32).unwrap_or_default();
         if values.len() != self.labels.len() {
@@ -119,7 +119,10 @@ impl Classifier {
             });
         }
         self.activation.apply(&mut values);
-        Ok(values)
+        if values.iter().all(|value| value.is_finite()) {
+            return Ok(values);
+        }
+        Err(ModelError::NotFinite { model: self.model.name().to_owned() })
     }
 
     /// The most probable classes with their names, the best first.

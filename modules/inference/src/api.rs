@@ -7,6 +7,7 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     thread,
+    time::Duration,
 };
 
 use axum::{
@@ -15,11 +16,11 @@ use axum::{
     http::{StatusCode, header},
     routing::{get, post},
 };
-use bytes::Bytes;
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 use shunt_infer::Port;
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::timeout};
 
 use crate::{
     engine::Engine,
@@ -33,6 +34,9 @@ use crate::{
 
 /// All bodies that are in work together may take so many times what one may. A further one is answered 503.
 const BODIES: usize = 4;
+
+/// How long the body of a request may take to come.
+pub(crate) const READING: Duration = Duration::from_mins(1);
 
 /// What the routes share.
 #[derive(Debug, Clone)]
@@ -149,12 +153,28 @@ impl Api {
         if said.is_some_and(|bytes: usize| bytes > limit) {
             return Err(too_large());
         }
-        let room = self.room(said.unwrap_or(limit), limit)?;
-        match Limited::new(request.into_body(), limit).collect().await {
-            Ok(body) => Ok((body.to_bytes(), room)),
-            Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
-            Err(error) => Err(Problem::bad("the body cannot be read", error.to_string())),
-        }
+        // Room is taken for what came, not for what was promised: who promises much and sends nothing takes none.
+        let mut room = self.room(0, limit)?;
+        let mut coming = request.into_body();
+        let reading = async {
+            let mut body = BytesMut::new();
+            while let Some(frame) = coming.frame().await {
+                let frame =
+                    frame.map_err(|error| Problem::bad("the body cannot be read", error.to_string()))?;
+                let Ok(piece) = frame.into_data() else { continue };
+                if body.len() + piece.len() > limit {
+                    return Err(too_large());
+                }
+                room.grow(piece.len(), limit)?;
+                body.extend_from_slice(&piece);
+            }
+            Ok(body.freeze())
+        };
+        let body = timeout(READING, reading).await.unwrap_or_else(|_| {
+            let detail = format!("the body did not come within {} s", READING.as_secs());
+            Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "the body is too slow", detail))
+        })?;
+        Ok((body, room))
     }
 
     /// Notes a request that is refused for what is wrong with it.
@@ -166,13 +186,8 @@ impl Api {
 
     /// Room for so many bytes, where one body may have `limit`.
     pub(crate) fn room(&self, bytes: usize, limit: usize) -> Result<Room, Problem> {
-        let room = Room { taken: Arc::clone(&self.taken), bytes };
-        let before = self.taken.fetch_add(bytes, Ordering::Relaxed);
-        if before.saturating_add(bytes) > limit.saturating_mul(BODIES) {
-            let detail = "the requests in work take all the memory that bodies may take";
-            let busy = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail);
-            return Err(Problem { retry_after: Some(1), ..busy });
-        }
+        let mut room = Room { taken: Arc::clone(&self.taken), bytes: 0 };
+        room.grow(bytes, limit)?;
         Ok(room)
     }
 
@@ -194,6 +209,20 @@ impl Api {
 }
 
 // === impl Room ===
+
+impl Room {
+    /// Room for so many bytes more.
+    pub(crate) fn grow(&mut self, bytes: usize, limit: usize) -> Result<(), Problem> {
+        self.bytes += bytes;
+        let before = self.taken.fetch_add(bytes, Ordering::Relaxed);
+        if before.saturating_add(bytes) > limit.saturating_mul(BODIES) {
+            let detail = "the requests in work take all the memory that bodies may take";
+            let busy = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail);
+            return Err(Problem { retry_after: Some(1), ..busy });
+        }
+        Ok(())
+    }
+}
 
 impl Drop for Room {
     fn drop(&mut self) {

@@ -70,6 +70,14 @@ pub(crate) enum Refusal {
         /// When there is likely to be room.
         retry_after: Duration,
     },
+    /// It has more rows than run together. What clients are told as the largest batch is the largest.
+    #[error("the request has {rows} rows; the setting batch allows {most}")]
+    Rows {
+        /// Rows of the request.
+        rows: usize,
+        /// Most that are allowed.
+        most: usize,
+    },
     /// The model's threads have ended.
     #[error("the model is being taken away")]
     Closed,
@@ -231,6 +239,12 @@ impl Engine {
     fn enter(&self, inputs: Vec<Tensor>) -> Result<Place, Refusal> {
         let shared = &self.0;
         shared.pipeline.model().check(&inputs)?;
+        let most = shared.options.batch.max(1);
+        if shared.pipeline.model().describe().batches()
+            && let Some(rows) = batch::rows(&inputs).filter(|rows| *rows > most)
+        {
+            return Err(Refusal::Rows { rows, most });
+        }
         let (sender, receiver) = oneshot::channel();
         let mut state = shared.state.lock();
         if state.waiting.len() >= shared.options.queue {
@@ -313,7 +327,9 @@ impl Shared {
                 model: started.elapsed(),
                 batch: 1,
             });
-            self.note(1, started.elapsed());
+            if let Ok(answer) = &answer {
+                self.note(1, answer.model);
+            }
             self.tell(sender, answer);
         }
     }
@@ -323,16 +339,22 @@ impl Shared {
         let started = Instant::now();
         let requests: Vec<&[Tensor]> = batch.iter().map(|waiting| &waiting.inputs[..]).collect();
         let Some((joined, rows)) = batch::join(&requests) else { return batch };
-        let (took, answers) = match self.run(joined) {
-            Ok(outputs) => (started.elapsed(), batch::split(&outputs, &rows)),
+        let model = self.pipeline.model().name();
+        let outputs = match self.run(joined) {
+            Ok(outputs) => outputs,
             Err(error) => {
-                let model = self.pipeline.model().name();
-                tracing::warn!(model, %error, "Requests that ran together failed; each runs alone from now on.");
-                (started.elapsed(), None)
+                // One of them may be to blame: alone each gets its own answer. The next ones have nothing to do with it.
+                tracing::debug!(model, %error, "Requests that ran together failed; each of them runs alone.");
+                return batch;
             }
         };
-        let Some(answers) = answers else {
+        let took = started.elapsed();
+        let Some(answers) = batch::split(&outputs, &rows) else {
             // It says that its first axis is open, and does not keep it: that is so the next time too.
+            tracing::warn!(
+                model,
+                "A model does not answer each row of a batch; requests run alone from now on."
+            );
             self.together.store(false, Ordering::Relaxed);
             return batch;
         };

@@ -9,7 +9,7 @@ use axum::http::{StatusCode, header};
 use bytes::{Bytes, BytesMut};
 use reqwest::{Client, Response, Url, redirect::Policy};
 
-use crate::problem::Problem;
+use crate::{api::Room, problem::Problem};
 
 /// How long a picture may take to come, redirects included.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -27,18 +27,19 @@ pub(crate) struct PictureFetcher(Arc<OnceLock<Result<Client, String>>>);
 // === impl PictureFetcher ===
 
 impl PictureFetcher {
-    /// The file at this address, of at most `limit` bytes.
+    /// The file at this address, of at most `limit` bytes; room is taken for what came.
     pub(crate) async fn fetch(
         &self,
         address: &str,
         hosts: &[String],
         limit: usize,
+        room: &mut Room,
     ) -> Result<Bytes, Problem> {
-        let url = Url::parse(address)
-            .map_err(|error| Problem::bad("not an address", format!("{address:?}: {error}")))?;
+        // The address is not repeated: it may be long, and hold what is secret.
+        let url = Url::parse(address).map_err(|error| Problem::bad("not an address", error.to_string()))?;
         check(&url, hosts)?;
         let client = self.client()?;
-        tokio::time::timeout(LIMIT, get(&client, url, hosts, limit)).await.unwrap_or_else(|_| {
+        tokio::time::timeout(LIMIT, get(&client, url, hosts, (limit, room))).await.unwrap_or_else(|_| {
             let detail = format!("the picture did not come within {} s", LIMIT.as_secs());
             Err(Problem::new(StatusCode::GATEWAY_TIMEOUT, "the picture cannot be fetched", detail))
         })
@@ -62,11 +63,16 @@ impl PictureFetcher {
     }
 }
 
-async fn get(client: &Client, mut url: Url, hosts: &[String], limit: usize) -> Result<Bytes, Problem> {
+async fn get(
+    client: &Client,
+    mut url: Url,
+    hosts: &[String],
+    (limit, room): (usize, &mut Room),
+) -> Result<Bytes, Problem> {
     for _ in 0..=REDIRECTS {
         let response = client.get(url.clone()).send().await.map_err(|error| failed(&error))?;
         if !response.status().is_redirection() {
-            return read(response, limit).await;
+            return read(response, limit, room).await;
         }
         let to = response.headers().get(header::LOCATION).and_then(|location| location.to_str().ok());
         let to = to.and_then(|location| url.join(location).ok());
@@ -81,7 +87,7 @@ async fn get(client: &Client, mut url: Url, hosts: &[String], limit: usize) -> R
     Err(cannot(format!("the host redirects more than {REDIRECTS} times")))
 }
 
-async fn read(mut response: Response, limit: usize) -> Result<Bytes, Problem> {
+async fn read(mut response: Response, limit: usize, room: &mut Room) -> Result<Bytes, Problem> {
     if !response.status().is_success() {
         return Err(cannot(format!("the host answered {}", response.status().as_u16())));
     }
@@ -97,6 +103,7 @@ async fn read(mut response: Response, limit: usize) -> Result<Bytes, Problem> {
         if body.len() + chunk.len() > limit {
             return Err(too_large());
         }
+        room.grow(chunk.len(), limit)?;
         body.extend_from_slice(&chunk);
     }
     Ok(body.freeze())

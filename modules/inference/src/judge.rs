@@ -124,7 +124,6 @@ impl Judge {
             }
             Outcome::Failed(failure, reason) => {
                 self.tally.fail(failure);
-                tracing::error!(reason, "A frame could not be judged.");
                 Some(Verdict::Unusable(Box::new(job.envelope), reason))
             }
         };
@@ -171,7 +170,9 @@ fn look(engine: &Engine, picture: &Picture, part: Option<Rect>, (top, least): (u
         Ok(judgement) => Outcome::Judged(judgement),
         Err(Refusal::Full { .. }) => Outcome::Skipped(Skip::Busy),
         Err(Refusal::Closed) => Outcome::Skipped(Skip::NoModel),
-        Err(Refusal::Model(error)) => Outcome::Failed(Failure::Model, error.to_string()),
+        Err(error @ (Refusal::Rows { .. } | Refusal::Model(_))) => {
+            Outcome::Failed(Failure::Model, error.to_string())
+        }
     }
 }
 

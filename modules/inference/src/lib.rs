@@ -109,7 +109,7 @@ pub async fn run(mut context: Context<InferenceSettings>) -> anyhow::Result<()> 
     let told = (served, context.health.clone(), context.facts.clone());
     let mut loader = Loader::new(&context.common, told, (tally, field_tally), context.shutdown.clone())
         .context("the loader's thread cannot be started")?;
-    loader.start(context.settings.current()).await;
+    let mut fetching = loader.start(context.settings.current()).await;
     let mut reports = interval(SHADOW_REPORT);
     reports.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let ended = loop {
@@ -117,9 +117,19 @@ pub async fn run(mut context: Context<InferenceSettings>) -> anyhow::Result<()> 
             // Ends at shutdown, and where the bus refuses the subscription: no work is left then.
             ended = &mut intake => break ended.map_err(Into::into).and_then(|ended| ended.map_err(Into::into)),
             () = judge_ended.cancelled() => break Err(anyhow!("the judge's thread has ended")),
-            change = context.settings.change() => loader.change(change).await,
+            problems = fetching.ended() => loader.go_on(context.settings.current(), problems).await,
+            change = context.settings.change() => {
+                let unfinished = fetching.end();
+                if !loader.change(change).await && unfinished {
+                    fetching = loader.fetch(context.settings.current()).await;
+                }
+            }
             call = reloads.next() => {
+                let unfinished = fetching.end();
                 let (status, answer) = loader.reload(context.settings.current()).await;
+                if status != 200 && unfinished {
+                    fetching = loader.fetch(context.settings.current()).await;
+                }
                 call.answer(status, answer);
             }
             _ = reports.tick() => loader.report_shadow(),

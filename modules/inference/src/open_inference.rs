@@ -6,6 +6,7 @@
 //! by request (models are swapped by the module's twin). A model has one version, `1`.
 
 mod binary;
+mod codec;
 mod fault;
 mod grpc;
 mod inputs;
@@ -17,7 +18,7 @@ mod rest;
 use std::sync::Arc;
 
 use axum::Router;
-use shunt_infer::{Description, Output, Port, Tensor};
+use shunt_infer::{Description, Output, Port, Tensor, Values};
 
 use crate::{
     api::Api,
@@ -37,6 +38,8 @@ const EXTENSIONS: [&str; 5] =
 const NO_LOADING: &str = "models are loaded and swapped by the settings model, expression_model and models of the module's \
                           twin, not by request";
 const NO_TRACING: &str = "requests are not traced here; /metrics tells how long they took";
+/// From so many bytes on, values are read and written on a thread for heavy work.
+const HEAVY: usize = 32 * 1024;
 const NO_LOGGING: &str = "the log is set by the direct method setLogLevel, not by request";
 const NO_SHARED_MEMORY: &str = "shared memory is not taken; send tensors with the request";
 
@@ -145,6 +148,34 @@ impl OpenInference {
         }
     }
 
+    /// Runs the model and gives the outputs that are wished.
+    async fn run(
+        &self,
+        engine: &Arc<Engine>,
+        tensors: Vec<Tensor>,
+        picks: Vec<Pick>,
+    ) -> Result<Vec<Told>, Fault> {
+        let answer = engine.infer(tensors).await?;
+        let bytes: usize = answer.outputs.iter().map(|output| size(&output.values)).sum();
+        // Values are handed on; classes are made of all of them.
+        let heavy = bytes > HEAVY && picks.iter().any(|pick| pick.is_for_classes());
+        let engine = Arc::clone(engine);
+        let tell = move || {
+            let ports = &engine.pipeline().model().describe().outputs;
+            outputs::tell(ports, answer.outputs, &picks, &labels(&engine, &picks))
+        };
+        self.apart(heavy, tell).await
+    }
+
+    /// Does this here, or on a thread for heavy work (law 6).
+    async fn apart<T: Send + 'static>(
+        &self,
+        heavy: bool,
+        work: impl FnOnce() -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, Fault> {
+        if heavy { self.0.heavy(move || Ok(work())).await? } else { work() }
+    }
+
     fn statistics(&self, model: &str) -> Statistics {
         let tally = self.0.tally.of(model);
         let nanoseconds = |seconds: f64| (seconds * 1e9) as u64;
@@ -158,19 +189,17 @@ impl OpenInference {
     }
 }
 
+/// The bytes of values.
+fn size(values: &Values) -> usize {
+    values.len() * values.element().size()
+}
+
 /// Counts a request that the caller has got wrong.
 fn note<T>(api: &OpenInference, answered: Result<T, Fault>) -> Result<T, Fault> {
     if answered.as_ref().is_err_and(Fault::is_callers) {
         api.0.tally.bad_request("open_inference");
     }
     answered
-}
-
-/// Runs the model and gives the outputs that are wished.
-async fn infer(engine: &Engine, tensors: Vec<Tensor>, picks: &[Pick]) -> Result<Vec<Told>, Fault> {
-    let answer = engine.infer(tensors).await?;
-    let ports = &engine.pipeline().model().describe().outputs;
-    outputs::tell(ports, answer.outputs, picks, &labels(engine, picks))
 }
 
 /// The classes' names, where a wish is for classes.

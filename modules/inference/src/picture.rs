@@ -106,13 +106,15 @@ pub(crate) async fn image(
     let form = form.and_then(multipart::boundary);
     let look = async {
         let wishes = Wishes::read(wishes)?;
-        let (body, room) = api.body(request).await?;
-        let body = match form {
-            None => body,
-            Some(boundary) => boundary
-                .and_then(|boundary| multipart::part(&body, &boundary, PART))
-                .map_err(|error| Problem::bad("not a form with a picture", error.to_string()))?,
-        };
+        let (mut body, room) = api.body(request).await?;
+        if let Some(boundary) = form {
+            let find = move || {
+                boundary
+                    .and_then(|boundary| multipart::part(&body, &boundary, PART))
+                    .map_err(|error| Problem::bad("not a form with a picture", error.to_string()))
+            };
+            body = api.heavy(find).await?;
+        }
         look(&api, wishes, body, room).await
     };
     answer(&api, "image", look.await)
@@ -134,14 +136,16 @@ pub(crate) async fn url(
     let look = async {
         let wishes = Wishes::read(wishes)?;
         let (body, room) = api.body(request).await?;
-        let Address { url } = serde_json::from_slice(&body).map_err(|error| {
-            Problem::bad("not an address", format!("{error}; wanted is {{\"url\": \"...\"}}"))
-        })?;
+        let read = move || {
+            serde_json::from_slice(&body).map_err(|error| {
+                Problem::bad("not an address", format!("{error}; wanted is {{\"url\": \"...\"}}"))
+            })
+        };
+        let Address { url } = api.heavy(read).await?;
         drop(room);
         let settings = api.served.settings();
-        // Its size is known when it is there.
-        let room = api.room(settings.max_body(), settings.max_body())?;
-        let picture = api.pictures.fetch(&url, &settings.url_hosts, settings.max_body()).await;
+        let mut room = api.room(0, settings.max_body())?;
+        let picture = api.pictures.fetch(&url, &settings.url_hosts, settings.max_body(), &mut room).await;
         let picture = picture.map_err(|problem| problem.with_code(Code::ImageUrl))?;
         look(&api, wishes, picture, room).await
     };

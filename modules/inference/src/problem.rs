@@ -103,6 +103,7 @@ impl From<Refusal> for Problem {
                     ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail)
                 }
             }
+            refusal @ Refusal::Rows { .. } => Self::bad("too many rows", refusal.to_string()),
             Refusal::Closed => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "ending", "the model is being taken away")
             }

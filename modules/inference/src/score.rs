@@ -6,7 +6,7 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use shunt_infer::Classifier;
+use shunt_infer::{Classifier, ModelError};
 use shunt_vision::{Picture, PixelFormat};
 use shunt_wire::seed::{ScoreAnswer, ScoreRequest};
 
@@ -83,25 +83,26 @@ fn picture(request: ScoreRequest) -> Result<Picture, Problem> {
 }
 
 fn probabilities(engine: &Engine, outputs: Vec<shunt_infer::Tensor>) -> Result<Vec<f32>, Problem> {
-    let result = match engine.pipeline() {
-        Pipeline::Expression(reader) => reader.probabilities(outputs)?.to_fer_plus().to_vec(),
+    match engine.pipeline() {
+        Pipeline::Expression(reader) => {
+            let result = reader.probabilities(outputs)?.to_fer_plus().to_vec();
+            if result.iter().all(|value| value.is_finite()) {
+                return Ok(result);
+            }
+            Err(ModelError::NotFinite { model: reader.model().name().to_owned() }.into())
+        }
         Pipeline::Classifier(classifier) => {
             let mut result = classifier.read(outputs)?;
             if has_background(classifier) {
                 result.remove(0);
             }
-            result
+            Ok(result)
         }
         pipeline => {
             let detail = format!("the model {:?} tells no probabilities of classes", pipeline.model().name());
-            return Err(Problem::new(StatusCode::CONFLICT, "the model is for something else", detail));
+            Err(Problem::new(StatusCode::CONFLICT, "the model is for something else", detail))
         }
-    };
-    if result.iter().all(|value| value.is_finite()) {
-        return Ok(result);
     }
-    let detail = format!("the model {:?} answered with what is no number", engine.pipeline().model().name());
-    Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the model failed", detail))
 }
 
 /// Is the first class none of `ImageNet`'s thousand? The clients look the others up by their place among the thousand.

@@ -12,6 +12,8 @@ use shunt_wire::Name;
 const MODELS: usize = 16;
 /// Most sources with settings of their own.
 const SOURCES: usize = 256;
+/// The least width and height of a region: a smaller one has not even a pixel of any camera's frame.
+const LEAST: f32 = 0.001;
 /// Most hosts that `/url` may fetch from.
 const HOSTS: usize = 64;
 
@@ -42,7 +44,8 @@ pub struct InferenceSettings {
     /// Requests that may wait for a model. One more is answered 503 with `Retry-After`.
     #[schemars(range(min = 1, max = 10_000))]
     pub queue: u32,
-    /// Most pictures that run together when they wait together, where a model allows it. 1 for each alone.
+    /// Most pictures that run together when they wait together, where a model allows it. 1 for each alone. A request of
+    /// the Open Inference Protocol may have as many rows and no more.
     #[schemars(range(min = 1, max = 256))]
     pub batch: u32,
     /// Classes told of a picture or frame, the most probable first.
@@ -80,10 +83,10 @@ pub struct Region {
     #[schemars(range(min = 0, max = 1))]
     pub y: f32,
     /// Width.
-    #[schemars(range(min = 0, max = 1))]
+    #[schemars(range(min = 0.001, max = 1))]
     pub width: f32,
     /// Height.
-    #[schemars(range(min = 0, max = 1))]
+    #[schemars(range(min = 0.001, max = 1))]
     pub height: f32,
 }
 
@@ -268,12 +271,15 @@ impl Settings for InferenceSettings {
 impl Region {
     fn check(self, problems: &mut Problems, field: &str) {
         let Self { x, y, width, height } = self;
-        let inside = |from: f32, length: f32| from >= 0.0 && length > 0.0 && from + length <= 1.0 + 1e-6;
+        let inside = |from: f32, length: f32| from >= 0.0 && length >= 0.0 && from + length <= 1.0 + 1e-6;
         if !(inside(x, width) && inside(y, height)) {
             problems.note(
                 field,
                 format!("{width}x{height} at {x},{y} is not inside the frame, which is 1x1 at 0,0"),
             );
+        } else if width < LEAST || height < LEAST {
+            problems
+                .note(field, format!("{width}x{height} is too small; width and height are {LEAST} or more"));
         }
     }
 }
@@ -317,6 +323,8 @@ mod tests {
     #[test]
     fn every_broken_rule_is_named() {
         let source = SourceSettings { min_score: Some(2.0), ..SourceSettings::default() };
+        let region = Some(Region { x: 0.5, y: 0.0, width: 1e-9, height: 1.0 });
+        let narrow = SourceSettings { region, ..SourceSettings::default() };
         let settings = InferenceSettings {
             model: Some(String::new()),
             queue: 0,
@@ -325,6 +333,7 @@ mod tests {
             region: Some(Region { x: 0.5, y: 0.0, width: 0.6, height: 1.0 }),
             motion: Motion { threshold: -1.0, ..Motion::default() },
             sources: BTreeMap::from([
+                ("attic".to_owned(), narrow),
                 ("door".to_owned(), source),
                 ("a/b".to_owned(), SourceSettings::default()),
             ]),
@@ -343,6 +352,7 @@ mod tests {
                 "region: 0.6x1 at 0.5,0 is not inside the frame, which is 1x1 at 0,0",
                 "motion.threshold: it is -1, but must be from 0 to 1",
                 "sources.a/b: it is not the name of a source",
+                "sources.attic.region: 0.000000001x1 is too small; width and height are 0.001 or more",
                 "sources.door.min_score: it is 2, but must be from 0 to 1",
                 "url_hosts: \"http://example.com\" is neither a host nor host:port",
                 "url_hosts: \"a@b\" is neither a host nor host:port",

@@ -47,11 +47,12 @@ struct Core {
     model: String,
     /// The first model.
     beside: String,
+    /// Before `looks`, whose end ends the thread: what is here is gone then, and the thread tells truly that all is.
+    classifier: Arc<Classifier>,
     /// Bounded: one frame waits while another is at work; a further one is passed over and counted.
     looks: SyncSender<Look>,
     counts: Arc<Mutex<Counts>>,
     tally: FieldTally,
-    classifier: Arc<Classifier>,
     freed: CancellationToken,
 }
 

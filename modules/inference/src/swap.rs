@@ -1,9 +1,11 @@
 //! What serves, exchanged while it serves: find or fetch, load beside the old, warm up, prove, switch in one step.
 
 use std::{
+    future,
     num::NonZeroUsize,
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
+    pin::Pin,
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -11,7 +13,9 @@ use std::{
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use shunt_infer::{Backends, Catalog, Classifier, Model, ModelError, ModelStore, Proof, RunOptions};
+use shunt_infer::{
+    Backends, Catalog, Classifier, Model, ModelEntry, ModelError, ModelStore, Proof, RunOptions, Task,
+};
 use shunt_module::{Common, Facts, Health, Problems, Proposal};
 use shunt_vision::{Picture, PixelFormat};
 use tokio::{sync::oneshot, task::spawn_blocking, time::timeout};
@@ -60,7 +64,7 @@ pub(crate) struct Serving {
 /// What is to be loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum How {
-    /// At the start: what can be loaded serves, also where something else cannot.
+    /// At the start: what can be loaded serves, also where something else cannot. Nothing is fetched.
     Start,
     /// For new settings: what is the same serves on, and all or nothing changes.
     Change,
@@ -87,6 +91,9 @@ pub(crate) struct Loader {
     /// What served before, or was to serve and was refused: each is cancelled when its memory was given back.
     retiring: Vec<CancellationToken>,
 }
+
+/// Files that are being fetched while what is here serves. What cannot be fetched is a problem.
+pub(crate) struct Fetching(Option<Pin<Box<dyn Future<Output = Problems> + Send>>>);
 
 /// A load, and where its result goes.
 type Order = (Load, oneshot::Sender<(Engines, Problems)>);
@@ -144,29 +151,63 @@ impl Loader {
         })
     }
 
-    /// At the start: what of these settings can serve does. Says in the health what cannot.
-    pub(crate) async fn start(&mut self, settings: Arc<InferenceSettings>) {
+    /// At the start: what of these settings is here and can serve does. Says in the health what cannot. What is not here
+    /// is to be fetched meanwhile: [`Loader::go_on`] when it was.
+    pub(crate) async fn start(&mut self, settings: Arc<InferenceSettings>) -> Fetching {
         self.health.set("models", Err("the models are being loaded".to_owned()));
-        if let Err(problems) = self.load(settings, How::Start).await {
-            tracing::error!("Not all models can be used; waiting for other settings: {problems}.");
-            self.health.set("models", Err(problems.to_string()));
+        let Err(problems) = self.load(Arc::clone(&settings), How::Start, Problems::default()).await else {
+            return Fetching(None);
+        };
+        let fetching = self.fetch(settings).await;
+        if fetching.0.is_none() {
+            self.cannot(&problems);
+        } else {
+            self.health.set("models", Err(format!("files of models are being fetched: {problems}")));
+        }
+        fetching
+    }
+
+    /// Begins to fetch what these settings name and is not here. One at a time, and none while settings are exchanged,
+    /// which fetch for themselves: two would write the same files.
+    pub(crate) async fn fetch(&self, settings: Arc<InferenceSettings>) -> Fetching {
+        let folders = (self.models_dir.clone(), self.own_dir.clone());
+        let missing = spawn_blocking(move || missing(folders, &settings)).await.unwrap_or_default();
+        if missing.is_empty() {
+            return Fetching(None);
+        }
+        Fetching(Some(Box::pin(fetch_all(missing, self.own_dir.clone()))))
+    }
+
+    /// Loads what was fetched, beside what serves.
+    pub(crate) async fn go_on(&mut self, settings: Arc<InferenceSettings>, problems: Problems) {
+        if let Err(problems) = self.load(settings, How::Start, problems).await {
+            self.cannot(&problems);
         }
     }
 
-    /// Puts proposed settings in force, or refuses them.
-    pub(crate) async fn change(&mut self, change: Proposal<InferenceSettings>) {
-        match self.load(Arc::clone(&change.settings), How::Change).await {
-            Ok(()) => change.accept(),
+    fn cannot(&self, problems: &Problems) {
+        tracing::error!("Not all models can be used; waiting for other settings: {problems}.");
+        self.health.set("models", Err(problems.to_string()));
+    }
+
+    /// Puts proposed settings in force, or refuses them. Are they in force?
+    pub(crate) async fn change(&mut self, change: Proposal<InferenceSettings>) -> bool {
+        match self.load(Arc::clone(&change.settings), How::Change, Problems::default()).await {
+            Ok(()) => {
+                change.accept();
+                true
+            }
             Err(problems) => {
                 tracing::warn!("New settings are refused, what served before serves on: {problems}.");
                 change.refuse(problems);
+                false
             }
         }
     }
 
     /// The direct method `reload`: reads the files of all models anew.
     pub(crate) async fn reload(&mut self, settings: Arc<InferenceSettings>) -> (u16, Value) {
-        match self.load(settings, How::Reload).await {
+        match self.load(settings, How::Reload, Problems::default()).await {
             Ok(()) => (200, serving(&self.served.now())),
             Err(problems) => (409, json!({"message": format!("what served before serves on: {problems}")})),
         }
@@ -180,10 +221,15 @@ impl Loader {
         }
     }
 
-    async fn load(&mut self, settings: Arc<InferenceSettings>, how: How) -> Result<(), Problems> {
+    async fn load(
+        &mut self,
+        settings: Arc<InferenceSettings>,
+        how: How,
+        problems: Problems,
+    ) -> Result<(), Problems> {
         let shutdown = self.shutdown.clone();
         let loaded = tokio::select! {
-            loaded = self.exchange(settings, how) => loaded,
+            loaded = self.exchange(settings, how, problems) => loaded,
             () = shutdown.cancelled() => return Ok(()),
         };
         self.field_tally.swap(loaded.is_ok());
@@ -195,16 +241,24 @@ impl Loader {
         loaded
     }
 
-    async fn exchange(&mut self, settings: Arc<InferenceSettings>, how: How) -> Result<(), Problems> {
+    async fn exchange(
+        &mut self,
+        settings: Arc<InferenceSettings>,
+        how: How,
+        problems: Problems,
+    ) -> Result<(), Problems> {
         let before = self.served.now();
+        if how != How::Start {
+            let (folders, wanted) = ((self.models_dir.clone(), self.own_dir.clone()), Arc::clone(&settings));
+            let missing = spawn_blocking(move || missing(folders, &wanted)).await.unwrap_or_default();
+            let problems = fetch_all(missing, self.own_dir.clone()).await;
+            if !problems.is_empty() {
+                return Err(problems);
+            }
+        }
         let folders = (self.models_dir.clone(), self.own_dir.clone());
         let opened = spawn_blocking(move || open(folders)).await;
         let store = opened.unwrap_or_else(|error| Err(ended(&error)))?;
-        let problems = self.fetch_missing(&store, &settings).await;
-        if how != How::Start && !problems.is_empty() {
-            return Err(problems);
-        }
-        self.until_retired().await?;
         let load = Load {
             backends: backends(&settings, settings.threads),
             store,
@@ -215,6 +269,10 @@ impl Loader {
             field_tally: self.field_tally.clone(),
             problems,
         };
+        // Settings that need no memory do not wait for any.
+        if load.is_needed() {
+            self.until_retired().await?;
+        }
         let (answer, loaded) = oneshot::channel();
         self.loads.try_send((load, answer)).map_err(|error| ended(&error))?;
         let (engines, problems) = loaded.await.map_err(|error| ended(&error))?;
@@ -225,29 +283,6 @@ impl Loader {
         self.retiring.extend(before.not_in(&engines));
         self.served.replace(engines);
         if problems.is_empty() { Ok(()) } else { Err(problems) }
-    }
-
-    /// Fetches the files that are not here and can be fetched. The others are told of when they are loaded.
-    async fn fetch_missing(&self, store: &ModelStore, settings: &InferenceSettings) -> Problems {
-        let mut problems = Problems::default();
-        let mut tried: Vec<String> = Vec::new();
-        for Wanted { field, name } in wanted(settings, store.catalog()) {
-            let Ok(entry) = store.entry(&name) else { continue };
-            if !fetch::is_fetchable(entry) || tried.contains(&name) {
-                continue;
-            }
-            let (looked, wanted) = (store.clone(), name.clone());
-            // Its digest is looked at too: a damaged file in our folder is fetched again.
-            let here = spawn_blocking(move || looked.find(&wanted).is_ok()).await.unwrap_or(false);
-            if !here {
-                tracing::info!(model = name, "The file of a model is fetched.");
-                if let Err(error) = fetch::fetch(entry, &self.own_dir).await {
-                    problems.note(field, format!("the model {name:?} is not here: {error}"));
-                }
-            }
-            tried.push(name);
-        }
-        problems
     }
 
     /// Waits until the memory of what served before was given back.
@@ -268,9 +303,68 @@ impl Loader {
     }
 }
 
+// === impl Fetching ===
+
+impl Fetching {
+    /// Nothing is fetched any more. Was anything?
+    pub(crate) fn end(&mut self) -> bool {
+        self.0.take().is_some()
+    }
+
+    /// What could not be fetched, when all was tried. Never, where nothing is fetched.
+    pub(crate) async fn ended(&mut self) -> Problems {
+        match &mut self.0 {
+            Some(fetching) => {
+                let problems = fetching.await;
+                self.0 = None;
+                problems
+            }
+            None => future::pending().await,
+        }
+    }
+}
+
+/// The models whose files are not here and can be fetched. The others are told of when they are loaded. Heavy: digests
+/// are looked at too, so that a damaged file in our folder is fetched again.
+fn missing(folders: (PathBuf, PathBuf), settings: &InferenceSettings) -> Vec<(Wanted, ModelEntry)> {
+    // Why it cannot be opened is told when the models are loaded.
+    let Ok(store) = open(folders) else { return Vec::new() };
+    let mut missing: Vec<(Wanted, ModelEntry)> = Vec::new();
+    for wanted in wanted(settings, store.catalog()) {
+        let Ok(entry) = store.entry(&wanted.name) else { continue };
+        let known = missing.iter().any(|(other, _)| other.name == wanted.name);
+        if !known && fetch::is_fetchable(entry) && store.find(&wanted.name).is_err() {
+            missing.push((wanted, entry.clone()));
+        }
+    }
+    missing
+}
+
+/// Fetches the files of these, one after the other.
+async fn fetch_all(missing: Vec<(Wanted, ModelEntry)>, folder: PathBuf) -> Problems {
+    let mut problems = Problems::default();
+    for (Wanted { field, name }, entry) in missing {
+        tracing::info!(model = name, "The file of a model is fetched.");
+        if let Err(error) = fetch::fetch(&entry, &folder).await {
+            problems.note(field, format!("the model {name:?} is not here: {error}"));
+        }
+    }
+    problems
+}
+
 // === impl Load ===
 
 impl Load {
+    /// Is there a model that does not serve already?
+    fn is_needed(&self) -> bool {
+        let wanted = wanted(&self.settings, self.store.catalog());
+        let first = wanted.first().map(|first| first.name.as_str()).unwrap_or_default();
+        wanted.iter().any(|Wanted { field, name }| match *field {
+            "shadow" => !self.is_same(first) || self.same_shadow(first, name).is_none(),
+            _ => !self.is_same(name),
+        })
+    }
+
     /// Loads all models. Heavy. What could not be loaded is a problem of its field.
     fn run(mut self) -> (Engines, Problems) {
         let mut engines = Engines::none(Arc::clone(&self.settings));
@@ -297,6 +391,10 @@ impl Load {
     fn engine(&mut self, now: &Engines, field: &'static str, name: &str) -> Option<(Arc<Engine>, Serving)> {
         let again =
             |(engine, serving): (Arc<Engine>, &Serving)| (engine, Serving { field, ..serving.clone() });
+        if let Err(problem) = self.suits(field, name) {
+            self.problems.note(field, problem);
+            return None;
+        }
         if let Some(same) = now.engine(name) {
             return Some(again(same));
         }
@@ -325,12 +423,7 @@ impl Load {
             return None;
         };
         let first = compared.model();
-        if let Some(shadow) = &self.before.shadow
-            && let Some(serving) = self.before.serving.iter().find(|serving| serving.field == "shadow")
-            && self.how != How::Reload
-            && (shadow.beside(), shadow.classifier().model().name()) == (first.name(), wanted.model.as_str())
-            && self.before.settings.backend == self.settings.backend
-            && self.is_as_in_catalog(shadow.classifier().model())
+        if let Some((shadow, serving)) = self.same_shadow(first.name(), &wanted.model)
             && self.before.classifier.as_ref().is_some_and(|before| Arc::ptr_eq(before, engine))
         {
             return Some((shadow.with_share(wanted.share), serving.clone()));
@@ -344,6 +437,28 @@ impl Load {
             },
         );
         started.map_err(|problem| self.problems.note("shadow.model", problem)).ok()
+    }
+
+    /// The second model that runs already, if it is this one beside that first one, and may run on.
+    fn same_shadow(&self, first: &str, second: &str) -> Option<(&Arc<Shadow>, &Serving)> {
+        let shadow = self.before.shadow.as_ref()?;
+        let serving = self.before.serving.iter().find(|serving| serving.field == "shadow")?;
+        let is_same = self.how != How::Reload
+            && (shadow.beside(), shadow.classifier().model().name()) == (first, second)
+            && self.before.settings.backend == self.settings.backend
+            && self.is_as_in_catalog(shadow.classifier().model());
+        is_same.then_some((shadow, serving))
+    }
+
+    /// Is the model for what the field is for? Where there is no such model that is told when it is loaded.
+    fn suits(&self, field: &str, name: &str) -> Result<(), String> {
+        let Ok(entry) = self.store.entry(name) else { return Ok(()) };
+        let wanted = match (field, entry.task) {
+            ("model", Task::Tensors) => "pictures",
+            ("expression_model", Task::Classify | Task::Face | Task::Tensors) => "expressions of faces",
+            _ => return Ok(()),
+        };
+        Err(format!("the model {name:?} is for {:?}, but one for {wanted} is wanted here", entry.task))
     }
 
     /// Loads a model, warms it up, and proves that it works.
@@ -459,7 +574,12 @@ fn serving(engines: &Engines) -> Value {
     let mut others = Vec::new();
     for serving in &engines.serving {
         match serving.field {
-            "models" => others.push(json!(serving)),
+            // There may be many, and all facts together may have 8 KiB; `/models` tells the rest of them.
+            "models" => others.push(json!({
+                "model": serving.model,
+                "digest": serving.digest,
+                "backend": serving.backend,
+            })),
             field => {
                 told.insert(field.to_owned(), json!(serving));
             }

@@ -117,6 +117,7 @@ impl From<Refusal> for Fault {
                 text: "as many requests as may wait for this model do".to_owned(),
                 seconds: retry_after.as_secs_f64().ceil().max(1.0) as u64,
             },
+            refusal @ Refusal::Rows { .. } => Self::Bad(refusal.to_string()),
             refusal @ Refusal::Closed => Self::Unavailable(refusal.to_string()),
             Refusal::Model(error @ (ModelError::Shape { .. } | ModelError::Inputs { .. })) => {
                 Self::Bad(error.to_string())

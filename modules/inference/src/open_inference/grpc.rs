@@ -18,19 +18,19 @@ use axum::{
 use futures_core::Stream;
 use hyper::body::Frame;
 use parking_lot::Mutex;
-use shunt_infer::{Element, Port, Values};
+use shunt_infer::{Element, Port, Tensor, Values};
+use tokio::time::{Sleep, sleep};
 use tonic::{Request, Response, Status, Streaming, codegen::Service as _};
 
 use super::{
-    Card, EXTENSIONS, NO_LOADING, NO_LOGGING, NO_SHARED_MEMORY, NO_TRACING, OpenInference, SERVER,
+    Card, EXTENSIONS, HEAVY, NO_LOADING, NO_LOGGING, NO_SHARED_MEMORY, NO_TRACING, OpenInference, SERVER,
     Statistics, VERSION, binary,
     fault::Fault,
-    infer,
     inputs::{Inputs, Place},
     lengths, note,
     outputs::{Wish, pick},
 };
-use crate::api::Room;
+use crate::api::{READING, Room};
 
 /// Made from `proto/open_inference.proto`.
 mod proto {
@@ -77,6 +77,8 @@ struct Metered {
     api: OpenInference,
     limit: usize,
     rooms: Rooms,
+    /// When a message of which a part is here must be here as a whole.
+    late: Option<Pin<Box<Sleep>>>,
 }
 
 /// The answers to a stream of requests, one after the other in their order. Nothing is read ahead.
@@ -106,7 +108,8 @@ async fn serve(State(api): State<OpenInference>, request: HttpRequest<Body>) -> 
         return Status::from(Fault::Unsupported(why)).into_http();
     }
     let (limit, rooms) = (api.0.served.settings().max_body(), Rooms::default());
-    let mut request = request.map(|body| Metered { body, api: api.clone(), limit, rooms: rooms.clone() });
+    let mut request =
+        request.map(|body| Metered { body, api: api.clone(), limit, rooms: rooms.clone(), late: None });
     request.extensions_mut().insert(rooms.clone());
     let mut server = GrpcInferenceServiceServer::new(api).max_decoding_message_size(limit);
     let answered = server.call(request).await;
@@ -252,23 +255,22 @@ impl GrpcInferenceService for OpenInference {
 impl OpenInference {
     async fn answer(&self, request: ModelInferRequest) -> Result<ModelInferResponse, Fault> {
         let engine = self.engine(&request.model_name, &request.model_version)?;
-        let description = engine.pipeline().model().describe();
         refuse_sequence(&request.parameters)?;
         let wishes = request.outputs.into_iter().map(InferRequestedOutputTensor::wish);
-        let picks = pick(&description.outputs, &wishes.collect::<Result<Vec<_>, _>>()?, true)?;
-        let raw = request.raw_input_contents;
-        if !raw.is_empty() && raw.len() != request.inputs.len() {
-            let (raw, inputs) = (raw.len(), request.inputs.len());
-            return Err(Fault::Bad(format!("there are {raw} raw_input_contents, but {inputs} inputs")));
-        }
-        let mut inputs = Inputs::new(&description.inputs);
-        let mut raw = raw.into_iter();
-        for input in request.inputs {
-            let place = inputs.place(&input.name, &input.datatype, &input.shape)?;
-            let values = input.values(&place, raw.next().as_deref())?;
-            inputs.put(place, values);
-        }
-        let told = infer(&engine, inputs.finish()?, &picks).await?;
+        let ports = &engine.pipeline().model().describe().outputs;
+        let picks = pick(ports, &wishes.collect::<Result<Vec<_>, _>>()?, true)?;
+        let (inputs, raw) = (request.inputs, request.raw_input_contents);
+        let typed = inputs.iter().filter_map(|input| input.contents.as_ref());
+        let size =
+            raw.iter().map(Bytes::len).sum::<usize>() + typed.map(InferTensorContents::size).sum::<usize>();
+        let reader = Arc::clone(&engine);
+        let read = move || tensors(&reader.pipeline().model().describe().inputs, inputs, raw);
+        let tensors = self.apart(size > HEAVY, read).await?;
+        let told = Arc::new(self.run(&engine, tensors, picks).await?);
+        let heavy = told.iter().map(super::Told::size).sum::<usize>() > HEAVY;
+        let written = Arc::clone(&told);
+        let write = move || Ok(written.iter().map(super::Told::bytes).collect());
+        let raw_output_contents = self.apart(heavy, write).await?;
         let output = |told: &super::Told| InferOutputTensor {
             name: told.name.clone(),
             datatype: told.datatype().to_owned(),
@@ -286,9 +288,25 @@ impl OpenInference {
             id: request.id,
             parameters,
             outputs: told.iter().map(output).collect(),
-            raw_output_contents: told.iter().map(super::Told::bytes).collect(),
+            raw_output_contents,
         })
     }
+}
+
+/// The tensors of a request, in the order of the model's inputs.
+fn tensors(ports: &[Port], sent: Vec<InferInputTensor>, raw: Vec<Bytes>) -> Result<Vec<Tensor>, Fault> {
+    if !raw.is_empty() && raw.len() != sent.len() {
+        let (raw, inputs) = (raw.len(), sent.len());
+        return Err(Fault::Bad(format!("there are {raw} raw_input_contents, but {inputs} inputs")));
+    }
+    let mut inputs = Inputs::new(ports);
+    let mut raw = raw.into_iter();
+    for input in sent {
+        let place = inputs.place(&input.name, &input.datatype, &input.shape)?;
+        let values = input.values(&place, raw.next().as_deref())?;
+        inputs.put(place, values);
+    }
+    inputs.finish()
 }
 
 // === impl Metered ===
@@ -301,8 +319,18 @@ impl HttpBody for Metered {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(context)) else {
-            return Poll::Ready(None);
+        if self.rooms.0.lock().is_empty() {
+            self.late = None;
+        }
+        let frame = match Pin::new(&mut self.body).poll_frame(context) {
+            Poll::Ready(Some(frame)) => frame,
+            Poll::Ready(None) => return Poll::Ready(None),
+            Poll::Pending => {
+                let Some(late) = &mut self.late else { return Poll::Pending };
+                ready!(late.as_mut().poll(context));
+                let text = format!("the request did not come within {} s", READING.as_secs());
+                return Poll::Ready(Some(Err(Status::deadline_exceeded(text))));
+            }
         };
         let frame = frame.map_err(|error| Status::cancelled(error.to_string()))?;
         if let Some(data) = frame.data_ref() {
@@ -312,6 +340,7 @@ impl HttpBody for Metered {
                 .room(data.len(), self.limit)
                 .map_err(|problem| Status::from(Fault::from(problem)))?;
             self.rooms.0.lock().push(room);
+            self.late.get_or_insert_with(|| Box::pin(sleep(READING)));
         }
         Poll::Ready(Some(Ok(frame)))
     }
@@ -385,6 +414,13 @@ impl InferInputTensor {
 // === impl InferTensorContents ===
 
 impl InferTensorContents {
+    /// About how many bytes its values take.
+    fn size(&self) -> usize {
+        let four = self.int_contents.len() + self.uint_contents.len() + self.fp32_contents.len();
+        let eight = self.int64_contents.len() + self.uint64_contents.len() + self.fp64_contents.len();
+        self.bool_contents.len() + 4 * four + 8 * eight
+    }
+
     /// The values in the field of the place's type.
     fn values(self, place: &Place) -> Result<Values, Fault> {
         let values = match place.element {
@@ -525,6 +561,30 @@ impl Statistics {
                 compute_infer: part(self.runs, self.model_ns),
                 compute_output: part(self.runs, 0),
             }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{InferenceSettings, api::Api, served::Served, tally::Tally};
+
+    /// In memory these would take a hundred times as much as on the wire.
+    #[tokio::test]
+    async fn a_message_of_very_many_empty_inputs_is_refused_before_it_is_made() {
+        let served = Served::new(Arc::new(InferenceSettings::default()));
+        let api = OpenInference(Api::new(served, Tally::new().unwrap()));
+        for (inputs, expected) in [(300, "256"), (200, "no%20model")] {
+            let message = [0x2a, 0].repeat(inputs);
+            let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+            let request = HttpRequest::post("/inference.GRPCInferenceService/ModelInfer")
+                .header("content-type", "application/grpc")
+                .body(Body::from([&[0][..], &length, &message].concat()))
+                .unwrap();
+            let response = serve(State(api.clone()), request).await;
+            let said = response.headers()["grpc-message"].to_str().unwrap();
+            assert!(said.contains(expected), "{said}");
         }
     }
 }

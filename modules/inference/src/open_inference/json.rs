@@ -3,7 +3,7 @@
 use axum::body::Bytes;
 use half::f16;
 use serde::{Deserialize, Serialize, Serializer};
-use serde_json::{Map, Value, value::RawValue};
+use serde_json::value::RawValue;
 use shunt_infer::{Description, Tensor, Values};
 
 use super::{
@@ -18,10 +18,12 @@ use super::{
 #[derive(Debug, Deserialize)]
 struct InferRequest<'a> {
     id: Option<String>,
-    parameters: Option<Map<String, Value>>,
+    #[serde(borrow)]
+    parameters: Option<Parameters<'a>>,
     #[serde(borrow)]
     inputs: Vec<RequestInput<'a>>,
-    outputs: Option<Vec<RequestOutput>>,
+    #[serde(borrow)]
+    outputs: Option<Vec<RequestOutput<'a>>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -29,15 +31,17 @@ struct RequestInput<'a> {
     name: String,
     shape: Vec<i64>,
     datatype: String,
-    parameters: Option<Map<String, Value>>,
+    #[serde(borrow)]
+    parameters: Option<Parameters<'a>>,
     #[serde(borrow)]
     data: Option<&'a RawValue>,
 }
 
 #[derive(Debug, Deserialize)]
-struct RequestOutput {
+struct RequestOutput<'a> {
     name: String,
-    parameters: Option<Map<String, Value>>,
+    #[serde(borrow)]
+    parameters: Option<Parameters<'a>>,
 }
 
 /// A request that fits the model.
@@ -86,8 +90,23 @@ pub(super) struct Written {
     pub(super) header: Option<usize>,
 }
 
-/// The parameters of a request, an input or an output, of which these are understood; others are passed over.
-struct Parameters<'a>(Option<&'a Map<String, Value>>);
+/// The parameters of a request, an input or an output, of which these are understood; others are passed over. They are
+/// kept as they are written: values made of them would take many times the room of the body.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+struct Parameters<'a> {
+    #[serde(borrow)]
+    sequence_id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    shared_memory_region: Option<&'a RawValue>,
+    #[serde(borrow)]
+    binary_data_output: Option<&'a RawValue>,
+    #[serde(borrow)]
+    binary_data: Option<&'a RawValue>,
+    #[serde(borrow)]
+    binary_data_size: Option<&'a RawValue>,
+    #[serde(borrow)]
+    classification: Option<&'a RawValue>,
+}
 
 /// Reads a request for a model that is described so. `header`: how many bytes of JSON there are where tensors in the
 /// binary form follow; 0 for a request that is nothing but one tensor.
@@ -106,7 +125,7 @@ pub(super) fn read(body: &Bytes, header: Option<usize>, model: &Description) -> 
         None => (&body[..], &[][..]),
     };
     let request: InferRequest<'_> = serde_json::from_slice(json).map_err(|error| explain(&error, json))?;
-    let parameters = Parameters(request.parameters.as_ref());
+    let parameters = request.parameters.unwrap_or_default();
     parameters.refuse_sequence()?;
     let mut inputs = Inputs::new(&model.inputs);
     for input in &request.inputs {
@@ -120,7 +139,7 @@ pub(super) fn read(body: &Bytes, header: Option<usize>, model: &Description) -> 
     let wishes = request.outputs.unwrap_or_default().into_iter().map(RequestOutput::wish);
     Ok(Call {
         wishes: wishes.collect::<Result<_, _>>()?,
-        binary: parameters.flag("binary_data_output")?.unwrap_or(false),
+        binary: flag("binary_data_output", parameters.binary_data_output)?.unwrap_or(false),
         tensors: inputs.finish()?,
         id: request.id,
     })
@@ -174,9 +193,9 @@ fn explain(error: &serde_json::Error, json: &[u8]) -> Fault {
 impl RequestInput<'_> {
     /// The values: those of its data, or the next of the bytes that follow the JSON.
     fn values(&self, place: &Place, rest: &mut &[u8], has_binary: bool) -> Result<Values, Fault> {
-        let parameters = Parameters(self.parameters.as_ref());
+        let parameters = self.parameters.unwrap_or_default();
         parameters.refuse_shared_memory()?;
-        match (self.data, parameters.count("binary_data_size")?) {
+        match (self.data, count("binary_data_size", parameters.binary_data_size)?) {
             (Some(_), Some(_)) => Err(place.wrong("it has both data and binary_data_size")),
             (None, None) => Err(place.wrong("it has neither data nor binary_data_size")),
             (Some(data), None) => {
@@ -200,12 +219,12 @@ impl RequestInput<'_> {
 
 // === impl RequestOutput ===
 
-impl RequestOutput {
+impl RequestOutput<'_> {
     fn wish(self) -> Result<Wish, Fault> {
-        let parameters = Parameters(self.parameters.as_ref());
+        let parameters = self.parameters.unwrap_or_default();
         parameters.refuse_shared_memory()?;
-        let binary = parameters.flag("binary_data")?;
-        let classes = parameters.count("classification")?.unwrap_or(0);
+        let binary = flag("binary_data", parameters.binary_data)?;
+        let classes = count("classification", parameters.classification)?.unwrap_or(0);
         Ok(Wish { name: self.name, binary, classes })
     }
 }
@@ -213,40 +232,36 @@ impl RequestOutput {
 // === impl Parameters ===
 
 impl Parameters<'_> {
-    fn get(&self, name: &str) -> Option<&Value> {
-        self.0.and_then(|parameters| parameters.get(name)).filter(|value| !value.is_null())
+    fn refuse_shared_memory(self) -> Result<(), Fault> {
+        if self.shared_memory_region.is_some() { Err(super::no_shared_memory()) } else { Ok(()) }
     }
 
-    fn flag(&self, name: &str) -> Result<Option<bool>, Fault> {
-        let flag = |value: &Value| {
-            value.as_bool().ok_or_else(|| {
-                Fault::Bad(format!("the parameter {name} is {value}, but must be true or false"))
-            })
-        };
-        self.get(name).map(flag).transpose()
-    }
-
-    fn count(&self, name: &str) -> Result<Option<usize>, Fault> {
-        let count = |value: &Value| {
-            let count = value.as_u64().and_then(|count| usize::try_from(count).ok());
-            count.ok_or_else(|| {
-                Fault::Bad(format!("the parameter {name} is {value}, but must be a whole number from 0"))
-            })
-        };
-        self.get(name).map(count).transpose()
-    }
-
-    fn refuse_shared_memory(&self) -> Result<(), Fault> {
-        if self.get("shared_memory_region").is_some() { Err(super::no_shared_memory()) } else { Ok(()) }
-    }
-
-    fn refuse_sequence(&self) -> Result<(), Fault> {
-        match self.get("sequence_id") {
-            None => Ok(()),
-            Some(id) if id == &Value::from(0) || id == &Value::from("") => Ok(()),
+    fn refuse_sequence(self) -> Result<(), Fault> {
+        match self.sequence_id.map(RawValue::get) {
+            None | Some("0" | "\"\"") => Ok(()),
             Some(_) => Err(super::no_sequence()),
         }
     }
+}
+
+fn flag(name: &str, value: Option<&RawValue>) -> Result<Option<bool>, Fault> {
+    read_as(value, || format!("the parameter {name} is {}, but must be true or false", shown(value)))
+}
+
+fn count(name: &str, value: Option<&RawValue>) -> Result<Option<usize>, Fault> {
+    read_as(value, || format!("the parameter {name} is {}, but must be a whole number from 0", shown(value)))
+}
+
+fn read_as<'a, T: Deserialize<'a>>(
+    value: Option<&'a RawValue>,
+    wrong: impl FnOnce() -> String,
+) -> Result<Option<T>, Fault> {
+    value.map(|value| serde_json::from_str(value.get())).transpose().map_err(|_| Fault::Bad(wrong()))
+}
+
+/// A value as it is written, as far as it is short.
+fn shown(value: Option<&RawValue>) -> String {
+    value.map(|value| value.get().chars().take(40).collect()).unwrap_or_default()
 }
 
 // === impl ResponseOutput ===
@@ -314,7 +329,7 @@ impl Serialize for Data<'_> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
     use shunt_infer::{Element, Port};
 
     use super::*;
@@ -388,7 +403,7 @@ mod tests {
         let mut whole = request(&pixels(&json!({"data": [1, 2, 3, 4], "parameters": null})));
         whole["id"] = json!("seven");
         whole["parameters"] =
-            json!({"binary_data_output": true, "priority": 3, "mine": {"a": 1}, "sequence_id": 0});
+            json!({"binary_data_output": true, "priority": 3, "mine": {"a": 1}, "sequence_id": ""});
         whole["outputs"] =
             json!([{"name": "out", "parameters": {"classification": 2, "binary_data": false}}]);
         let call = parse(whole.to_string().as_bytes(), None).unwrap();
@@ -420,6 +435,9 @@ mod tests {
             error(&request(&parameters)),
             "the parameter binary_data_size is -4, but must be a whole number from 0"
         );
+        let long = pixels(&json!({"parameters": {"binary_data_size": vec![1; 100]}}));
+        let told = error(&request(&long));
+        assert!(told.len() < 120 && told.contains("[1,1,1,"), "{told}");
         let shared = pixels(&json!({"parameters": {"shared_memory_region": "r"}}));
         assert!(error(&request(&shared)).contains("shared memory"));
         let mut sequence = request(&pixels(&json!({"data": [1, 2, 3, 4]})));

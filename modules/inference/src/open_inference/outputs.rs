@@ -7,6 +7,9 @@ use shunt_infer::{Port, Tensor, Values};
 
 use super::{binary, fault::Fault, inputs::names};
 
+/// Most classes that are told of a row. Each is a text of its own, and clients choose how many there are.
+const CLASSES: usize = 1_000;
+
 /// An output that a request names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Wish {
@@ -66,6 +69,12 @@ pub(super) fn pick(ports: &[Port], wishes: &[Wish], binary: bool) -> Result<Vec<
                 names(ports)
             )));
         };
+        if wish.classes > CLASSES {
+            return Err(Fault::Bad(format!(
+                "the parameter classification is {}, but at most {CLASSES} classes are told",
+                wish.classes
+            )));
+        }
         if picks.iter().any(|pick| pick.index == index) {
             return Err(Fault::Bad(format!("the output {:?} is wished twice", wish.name)));
         }
@@ -252,5 +261,14 @@ mod tests {
         let gives = "\"probabilities\" FP32 [-1, 3], \"box\" FP32 [-1, 3]";
         assert_eq!(error(&[wish("x", 0)]), format!("the model has no output \"x\"; it gives {gives}"));
         assert_eq!(error(&[wish("box", 0), wish("box", 1)]), "the output \"box\" is wished twice");
+    }
+
+    #[test]
+    fn a_client_cannot_ask_for_any_number_of_classes() {
+        let ports = [Port { name: "out".to_owned(), element: Element::F32, shape: vec![None, Some(2)] }];
+        let wish = |classes| [Wish { name: "out".to_owned(), binary: None, classes }];
+        assert!(pick(&ports, &wish(1_000), true).is_ok());
+        let error = pick(&ports, &wish(1_000_000_000), true).unwrap_err().to_string();
+        assert_eq!(error, "the parameter classification is 1000000000, but at most 1000 classes are told");
     }
 }

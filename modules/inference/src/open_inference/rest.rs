@@ -1,6 +1,6 @@
 //! The protocol over REST.
 
-use std::{io::Read as _, sync::Arc};
+use std::{io::Read, sync::Arc};
 
 use axum::{
     Json, Router,
@@ -16,17 +16,19 @@ use serde_json::{Value, json};
 use shunt_infer::Port;
 
 use super::{
-    Card, EXTENSIONS, NO_LOADING, NO_LOGGING, NO_SHARED_MEMORY, NO_TRACING, OpenInference, SERVER,
+    Card, EXTENSIONS, HEAVY, NO_LOADING, NO_LOGGING, NO_SHARED_MEMORY, NO_TRACING, OpenInference, SERVER,
     Statistics, VERSION,
     fault::Fault,
-    infer, json as form, lengths, note,
+    json as form, lengths, note,
     outputs::{Content, Told, pick},
+    size,
 };
 
 /// How many bytes of the body are JSON, where tensors in the binary form follow.
 const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
-/// From so many bytes on, a body is read and written on a thread for heavy work.
-const HEAVY: usize = 32 * 1024;
+
+/// So many bytes are unpacked at a time.
+const PIECE: u64 = 256 * 1024;
 
 /// What a path names.
 #[derive(Debug, Deserialize)]
@@ -166,23 +168,26 @@ impl<S: Send + Sync> FromRequestParts<S> for Target {
 
 impl OpenInference {
     async fn infer(&self, target: &Target, request: Request) -> Result<Response, Fault> {
-        let engine = self.engine(&target.model, &target.version)?;
+        // Who asks for what is not here is told before the body comes. The model is not held while it comes: a client
+        // that is slow would keep the memory of one that was exchanged long ago.
+        self.engine(&target.model, &target.version)?;
         let (header, packing) = (json_length(request.headers())?, Packing::of(request.headers())?);
         let limit = self.0.served.settings().max_body();
-        let (body, _room) = self.0.body(request).await?;
+        let (body, mut room) = self.0.body(request).await?;
+        let engine = self.engine(&target.model, &target.version)?;
         let reader = Arc::clone(&engine);
         let heavy = packing.is_some() || body.len() > HEAVY;
         let call = self.apart(heavy, move || {
             let body = match packing {
-                Some(packing) => packing.unpack(&body, limit)?,
+                Some(packing) => packing.unpack(&body, limit, |bytes| Ok(room.grow(bytes, limit)?))?,
                 None => body,
             };
-            form::read(&body, header, reader.pipeline().model().describe())
+            Ok((form::read(&body, header, reader.pipeline().model().describe())?, room))
         });
-        let call = call.await?;
+        let (call, _room) = call.await?;
         let ports = &engine.pipeline().model().describe().outputs;
         let picks = pick(ports, &call.wishes, call.binary)?;
-        let told = infer(&engine, call.tensors, &picks).await?;
+        let told = self.run(&engine, call.tensors, picks).await?;
         let heavy = told.iter().map(Told::size).sum::<usize>() > HEAVY;
         let write = move || form::write(engine.pipeline().model().name(), call.id.as_deref(), &told);
         let written = self.apart(heavy, write).await?;
@@ -194,15 +199,6 @@ impl OpenInference {
             response.headers_mut().insert(JSON_LENGTH, HeaderValue::from(length));
         }
         Ok(response)
-    }
-
-    /// Does this here, or on a thread for heavy work (law 6).
-    async fn apart<T: Send + 'static>(
-        &self,
-        heavy: bool,
-        work: impl FnOnce() -> Result<T, Fault> + Send + 'static,
-    ) -> Result<T, Fault> {
-        if heavy { self.0.heavy(move || Ok(work())).await? } else { work() }
     }
 
     fn model_statistics(&self, model: &str, version: &str) -> Result<Value, Fault> {
@@ -243,16 +239,30 @@ impl Packing {
         }
     }
 
-    /// What is packed, if it is not larger than a body may be.
-    fn unpack(self, packed: &[u8], limit: usize) -> Result<Bytes, Fault> {
-        let mut body = Vec::new();
-        let most = limit as u64 + 1;
-        let read = match self {
-            Self::Gzip => MultiGzDecoder::new(packed).take(most).read_to_end(&mut body),
-            Self::Zlib => ZlibDecoder::new(packed).take(most).read_to_end(&mut body),
+    /// What is packed, if it is not larger than a body may be, and if there is room for each piece of it.
+    fn unpack(
+        self,
+        packed: &[u8],
+        limit: usize,
+        mut room: impl FnMut(usize) -> Result<(), Fault>,
+    ) -> Result<Bytes, Fault> {
+        let mut reader: Box<dyn Read + '_> = match self {
+            Self::Gzip => Box::new(MultiGzDecoder::new(packed)),
+            Self::Zlib => Box::new(ZlibDecoder::new(packed)),
         };
-        read.map_err(|error| Fault::Bad(format!("the request cannot be unpacked: {error}")))?;
-        if body.len() > limit { Err(Fault::large(limit)) } else { Ok(body.into()) }
+        let mut body = Vec::new();
+        loop {
+            let read = reader.by_ref().take(PIECE).read_to_end(&mut body);
+            let read =
+                read.map_err(|error| Fault::Bad(format!("the request cannot be unpacked: {error}")))?;
+            if body.len() > limit {
+                return Err(Fault::large(limit));
+            }
+            if read == 0 {
+                return Ok(body.into());
+            }
+            room(read)?;
+        }
     }
 }
 
@@ -309,9 +319,9 @@ impl Statistics {
 
 impl Told {
     /// About how many bytes it takes in the binary form.
-    fn size(&self) -> usize {
+    pub(super) fn size(&self) -> usize {
         match &self.content {
-            Content::Values(values) => values.len() * values.element().size(),
+            Content::Values(values) => size(values),
             Content::Classes(classes) => classes.iter().map(|class| class.len() + 4).sum(),
         }
     }
@@ -330,17 +340,25 @@ mod tests {
 
     #[test]
     fn packed_bodies_are_unpacked_up_to_the_limit() {
+        let any = |_| Ok(());
         let mut gzip = GzEncoder::new(Vec::new(), Compression::best());
         gzip.write_all(&vec![7; 100_000]).unwrap();
         let gzip = gzip.finish().unwrap();
         assert!(gzip.len() < 1_000);
-        assert_eq!(Packing::Gzip.unpack(&gzip, 100_000).unwrap().len(), 100_000);
-        assert_eq!(Packing::Gzip.unpack(&gzip, 99_999), Err(Fault::large(99_999)));
+        assert_eq!(Packing::Gzip.unpack(&gzip, 100_000, any).unwrap().len(), 100_000);
+        assert_eq!(Packing::Gzip.unpack(&gzip, 99_999, any), Err(Fault::large(99_999)));
+        // Each piece is asked for: a small body that becomes a large one takes the room of the large one.
+        let (mut taken, full) = (0, Fault::bad("no room"));
+        let some = |bytes| {
+            taken += bytes;
+            if taken > 50_000 { Err(full.clone()) } else { Ok(()) }
+        };
+        assert_eq!(Packing::Gzip.unpack(&gzip, 100_000, some), Err(Fault::bad("no room")));
         let mut zlib = ZlibEncoder::new(Vec::new(), Compression::fast());
         zlib.write_all(b"abc").unwrap();
         let zlib = zlib.finish().unwrap();
-        assert_eq!(Packing::Zlib.unpack(&zlib, 3).unwrap(), "abc");
-        assert!(matches!(Packing::Zlib.unpack(&gzip, 100_000), Err(Fault::Bad(_))));
-        assert!(matches!(Packing::Gzip.unpack(&gzip[..gzip.len() - 3], 100_000), Err(Fault::Bad(_))));
+        assert_eq!(Packing::Zlib.unpack(&zlib, 3, any).unwrap(), "abc");
+        assert!(matches!(Packing::Zlib.unpack(&gzip, 100_000, any), Err(Fault::Bad(_))));
+        assert!(matches!(Packing::Gzip.unpack(&gzip[..gzip.len() - 3], 100_000, any), Err(Fault::Bad(_))));
     }
 }

@@ -4,11 +4,17 @@ use inference::InferenceSettings;
 use serde_json::{Value, json};
 use shunt_testkit::eventually;
 use shunt_vision::{Picture, encode_png};
-use tokio::{task::JoinSet, time::timeout};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    task::JoinSet,
+    time::timeout,
+};
 
 use crate::yard::{LIMIT, Yard, client, red, with_model};
 
 const BYTES: &str = "application/octet-stream";
+const JSON: &str = "application/json";
 
 fn png(picture: &Picture) -> Vec<u8> {
     encode_png(picture).unwrap()
@@ -136,6 +142,43 @@ async fn requests_that_wait_together_run_together_and_get_what_they_would_get_al
         }
     });
     together.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_request_has_no_more_rows_than_are_told_as_the_largest_batch() {
+    let settings = InferenceSettings { models: vec!["waves".to_owned()], batch: 4, ..with_model("colours") };
+    let yard = Yard::start(settings).await;
+    let (_, config) = yard.get("/v2/models/waves/config").await.unwrap();
+    let config: Value = serde_json::from_str(&config).unwrap();
+    assert_eq!(config["max_batch_size"], 4);
+    for (rows, expected) in [(4, 200), (5, 400)] {
+        let rows: Vec<_> = (0..rows).map(row).collect();
+        let (status, _, answer) = yard.post("/v2/models/waves/infer", JSON, waves(&rows)).await;
+        assert_eq!(status, expected, "{answer}");
+        if expected == 400 {
+            assert_eq!(answer["error"], "the request has 5 rows; the setting batch allows 4");
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_promises_much_and_sends_little_takes_nobodys_place() {
+    let yard = Yard::start(with_model("colours")).await;
+    let mut idle = Vec::new();
+    for number in 0..12 {
+        let length = if number % 2 == 0 { "content-length: 16777216" } else { "transfer-encoding: chunked" };
+        let path = if number % 3 == 0 { "/score" } else { "/image" };
+        let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\n{length}\r\nexpect: 100-continue\r\n\r\n");
+        let mut stream = TcpStream::connect(yard.address).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        // It says so when it begins to read the body.
+        let mut answer = vec![0; 12];
+        timeout(LIMIT, stream.read_exact(&mut answer)).await.unwrap().unwrap();
+        assert_eq!(answer, b"HTTP/1.1 100");
+        idle.push(stream);
+    }
+    let (status, _, answer) = yard.post("/image", BYTES, png(&red())).await;
+    assert_eq!(status, 200, "{answer}");
 }
 
 #[tokio::test]

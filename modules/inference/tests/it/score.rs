@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use inference::InferenceSettings;
 use serde_json::{Value, json};
+use shunt_infer::{Backends, Classifier, ModelStore, Tensor, Values};
 use shunt_testkit::eventually;
 use shunt_vision::{DecodeLimits, Picture, decode, encode_png, resize};
 
-use crate::yard::{LIMIT, Yard, blue, red, with_model};
+use crate::yard::{LIMIT, MODELS, Yard, blue, red, with_model};
 
 /// FER+'s own request and answer, as the emotion container keeps them.
 const FACE: &str = include_str!("../../../emotion/tests/golden/score-request.json");
@@ -116,8 +117,27 @@ async fn a_class_for_the_background_is_left_out_so_that_the_clients_find_the_rig
         println!("Skipped: no back end here loads the model: {page}");
         return;
     }
-    let (status, _, answer) = yard.post("/score", JSON, request(&red())).await;
-    assert_eq!((status, result(&answer).len()), (200, 1_000));
+    let Some(file) = shunt_testkit::sample_picture("chelsea.png") else {
+        println!("Skipped: the picture of a cat is not there.");
+        return;
+    };
+    let cat = decode(&std::fs::read(file).unwrap(), &DecodeLimits::default()).unwrap();
+    let (status, _, scored) = yard.post("/score", JSON, request(&cat)).await;
+    assert_eq!((status, result(&scored).len()), (200, 1_000), "{scored}");
+    // Its place among the thousand, not that among the model's 1,001 classes.
+    assert!((281..=285).contains(&best(&scored)), "{} is no cat", best(&scored));
+}
+
+#[test]
+fn an_answer_with_what_is_no_number_is_no_answer() {
+    let store = ModelStore::with_folders(vec![PathBuf::from(MODELS)]).unwrap();
+    let classifier = Classifier::load(&store, "colours", &Backends::installed()).unwrap();
+    let read = |scores: [f32; 3]| {
+        classifier.read(vec![Tensor { shape: vec![1, 3], values: Values::F32(scores.to_vec()) }])
+    };
+    assert_eq!(read([0.0, 0.0, 0.0]).unwrap().len(), 3);
+    let error = read([0.0, f32::NAN, 1.0]).unwrap_err().to_string();
+    assert_eq!(error, "the model \"colours\" answered with what is no number");
 }
 
 #[tokio::test]

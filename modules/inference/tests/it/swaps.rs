@@ -13,8 +13,14 @@ use inference::{InferenceSettings, Shadow};
 use serde_json::{Value, json};
 use shunt_module::Common;
 use shunt_testkit::eventually;
+use shunt_vision::encode_png;
 use tempfile::TempDir;
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+    time::timeout,
+};
 
 use crate::yard::{LIMIT, MODELS, Yard, client, put_models, red, with_model};
 
@@ -77,13 +83,20 @@ async fn what_is_no_working_model_is_refused_with_the_reason_and_the_old_one_ser
     let settings =
         InferenceSettings { models: vec!["inverse".to_owned(), "four".to_owned()], ..model("colours") };
     check_refused(&mut yard, settings, "models", "4 values").await;
+    // What works, and is for something else.
+    check_refused(&mut yard, model("waves"), "model", "is for Tensors, but one for pictures is wanted").await;
+    for name in ["inverse", "waves", "blazeface-full-range"] {
+        let settings = InferenceSettings { expression_model: Some(name.to_owned()), ..model("colours") };
+        let said = "but one for expressions of faces is wanted";
+        check_refused(&mut yard, settings, "expression_model", said).await;
+    }
     let shadow = |name: &str| Some(Shadow { model: name.to_owned(), share: 1.0 });
     let settings = InferenceSettings { shadow: shadow("moods"), ..model("colours") };
     check_refused(&mut yard, settings, "shadow.model", "only one for classes runs beside another").await;
     let settings = InferenceSettings { shadow: shadow("nothing"), ..model("colours") };
     check_refused(&mut yard, settings, "shadow.model", "there is no model").await;
     let refused = "shunt_inference_swaps_total{result=\"refused\"}";
-    assert_eq!(yard.count(refused).await, 9);
+    assert_eq!(yard.count(refused).await, 13);
 }
 
 #[tokio::test]
@@ -106,6 +119,47 @@ async fn a_module_without_its_model_lives_says_why_and_starts_when_it_gets_one()
     yard.settings.propose(with_model("colours")).await.unwrap();
     assert_eq!(yard.get("/readyz").await.unwrap().0, 200);
     assert_eq!(yard.judged("door", &red()).await.label, "red");
+}
+
+#[tokio::test]
+async fn a_client_that_sends_slowly_keeps_no_model_that_was_exchanged() {
+    let yard = Yard::start(with_model("colours")).await;
+    let mut slow = TcpStream::connect(yard.address).await.unwrap();
+    let head = "POST /v2/models/colours/infer HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\nexpect: 100-continue\r\n\r\n";
+    slow.write_all(head.as_bytes()).await.unwrap();
+    // It says so when it begins to read the body.
+    let mut answer = vec![0; 12];
+    timeout(LIMIT, slow.read_exact(&mut answer)).await.unwrap().unwrap();
+    assert_eq!(answer, b"HTTP/1.1 100");
+    slow.write_all(b"{").await.unwrap();
+    yard.settings.propose(with_model("inverse")).await.unwrap();
+    // These are taken when the memory of the first was given back.
+    yard.settings.propose(with_model("colours")).await.unwrap();
+    yard.settings.propose(InferenceSettings { min_score: 0.5, ..with_model("colours") }).await.unwrap();
+    yard.end().await;
+}
+
+#[tokio::test]
+async fn what_is_here_serves_while_what_is_not_is_fetched() {
+    // Takes connections and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = silent.local_addr().unwrap().to_string();
+    let settings = InferenceSettings { models: vec!["remote".to_owned()], ..with_model("colours") };
+    let mut yard =
+        Yard::start_with(settings, tempfile::tempdir().unwrap(), |common| at(common, &address)).await;
+    eventually(LIMIT, || async {
+        yard.get("/readyz").await.is_ok_and(|(_, page)| page.contains("files of models are being fetched"))
+    })
+    .await;
+    assert_eq!(yard.serving()["model"], "colours");
+    let (status, _, answer) = yard.post("/image", "image/png", encode_png(&red()).unwrap()).await;
+    assert_eq!(status, 200, "{answer}");
+    // Nobody waits for it either: other settings are taken meanwhile.
+    yard.settings.propose(with_model("inverse")).await.unwrap();
+    assert_eq!(yard.get("/readyz").await.unwrap().0, 200);
+    assert_eq!(yard.judged("door", &red()).await.model, "inverse");
+    yard.end().await;
+    drop(silent);
 }
 
 /// A server of model files, and how often it was asked.
