@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::spec::RuleSpec;
+use crate::spec::{On, RuleSpec};
 
 /// Whether the alert of a group is raised. Times in milliseconds since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -24,6 +24,19 @@ pub(crate) enum Change {
     Raised,
     Repeated,
     Cleared { since: i64 },
+}
+
+// === impl Change ===
+
+impl Change {
+    /// Is an action of this kind done then?
+    pub(crate) fn wants(self, on: On) -> bool {
+        match self {
+            Self::Raised => on != On::Cleared,
+            Self::Repeated => on == On::Repeated,
+            Self::Cleared { .. } => on == On::Cleared,
+        }
+    }
 }
 
 // === impl Alarm ===

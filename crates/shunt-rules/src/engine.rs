@@ -8,7 +8,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use shunt_wire::{
-    Name, TopicFilter,
+    Kind, Name, Topic, TopicFilter,
     events::{Alert, AlertState, Window as WindowData},
 };
 use time::OffsetDateTime;
@@ -34,6 +34,8 @@ const LONGEST_GROUP: usize = 512;
 const QUIET_MS: i64 = 2_000;
 /// A group that keeps nothing is forgotten after this time.
 const FORGET_MS: i64 = 60_000;
+/// A clock that goes back by more was set; by less, events of two topics have overtaken one another.
+const SET_BACK_MS: i64 = 10_000;
 /// A rule that goes on failing tells it again after this time.
 const TELL_FAILURE_MS: i64 = 300_000;
 /// Most groups with raised alerts that the state of a rule names.
@@ -197,6 +199,8 @@ struct Turn<'a, 'o> {
     rule: &'a Rule,
     paths: &'a Paths,
     now: i64,
+    /// The bound of the times of events: see [`Limits::ahead_ms`].
+    ahead: i64,
     out: &'o mut Vec<Output>,
     failures: Vec<PartFailure>,
     counters: Counters,
@@ -255,7 +259,40 @@ impl RuleSet {
                 ),
             ));
         }
+        problems.extend(set.circles());
         if problems.is_empty() { Ok(set) } else { Err(problems) }
+    }
+
+    /// Rules that look at what comes of themselves, by way of other rules: they would wake one another for ever.
+    fn circles(&self) -> Vec<(String, Problem)> {
+        let wakes = |from: &Rule, to: &Rule| {
+            [Kind::ALERT, Kind::WINDOW].into_iter().any(|kind| {
+                let topic = Topic::new(kind, from.name.clone()).to_string();
+                to.from.iter().any(|filter| filter.matches(&topic))
+            })
+        };
+        let woken = |from: &Rule| -> Vec<usize> {
+            let rules = self.rules.iter().enumerate();
+            rules.filter(|(_, to)| wakes(from, to)).map(|(index, _)| index).collect()
+        };
+        // Hardly any rule looks at another one.
+        let woken: Vec<Vec<usize>> = self.rules.iter().map(woken).collect();
+        let mut problems = Vec::new();
+        for (index, rule) in self.rules.iter().enumerate() {
+            let (mut seen, mut next) =
+                (vec![false; self.rules.len()], woken.get(index).cloned().unwrap_or_default());
+            while let Some(one) = next.pop() {
+                if let Some(seen) = seen.get_mut(one).filter(|seen| !**seen) {
+                    *seen = true;
+                    next.extend(woken.get(one).into_iter().flatten());
+                }
+            }
+            if seen.get(index).copied().unwrap_or_default() {
+                let message = "by way of other rules it looks at its own alerts or windows";
+                problems.push((rule.name.to_string(), Problem::new(&["from"], message)));
+            }
+        }
+        problems
     }
 
     /// The topics that the rules look at, each once.
@@ -341,7 +378,7 @@ impl Engine {
 
     /// An event that comes at this time (milliseconds since 1970); what it leads to is added to `out`.
     pub fn take(&mut self, event: &Event, now: i64, out: &mut Vec<Output>) {
-        self.now = self.now.max(now);
+        self.keep_time(now);
         if self.route(&event.topic).is_empty() {
             return;
         }
@@ -354,19 +391,50 @@ impl Engine {
                 state.counters.ahead += 1;
                 continue;
             }
-            state.turn(rule, &set.paths, *now, out, |state, turn| turn.take(state, &view, event, name));
+            let ahead = limits.ahead_ms;
+            state
+                .turn(rule, &set.paths, *now, ahead, out, |state, turn| turn.take(state, &view, event, name));
+        }
+    }
+
+    /// Time goes forward, but for a clock that was set back: then all follow it.
+    fn keep_time(&mut self, now: i64) {
+        if now >= self.now.saturating_sub(SET_BACK_MS) {
+            self.now = self.now.max(now);
+            return;
+        }
+        self.now = now;
+        for state in &mut self.states {
+            state.told_failure = None;
+            for group in state.groups.values_mut() {
+                group.seen = group.seen.min(now);
+                group.newest = group.newest.min(now);
+            }
+        }
+    }
+
+    /// No event could come until now: what is not silent yet is so from now on at the earliest.
+    pub fn listen_anew(&mut self, now: i64) {
+        self.keep_time(now);
+        for (rule, state) in self.set.rules.iter().zip(&mut self.states) {
+            if matches!(rule.window, Window::Silence { .. }) {
+                for group in state.groups.values_mut().filter(|group| !group.alarm.is_raised()) {
+                    group.newest = group.newest.max(now);
+                }
+            }
         }
     }
 
     /// Time goes on: windows of quiet groups close, silence is noticed. What it leads to is added to `out`, in the
     /// order of its time.
     pub fn tick(&mut self, now: i64, out: &mut Vec<Output>) {
-        self.now = self.now.max(now);
+        self.keep_time(now);
         let mut found = Vec::new();
-        let Self { set, states, now, .. } = self;
+        let Self { set, states, now, limits, .. } = self;
         for (rule, state) in set.rules.iter().zip(states) {
             if rule.spec.enabled {
-                state.turn(rule, &set.paths, *now, &mut found, |state, turn| turn.tick(state));
+                let ahead = limits.ahead_ms;
+                state.turn(rule, &set.paths, *now, ahead, &mut found, |state, turn| turn.tick(state));
             }
         }
         found.sort_by(|one, other| (one.at(), one.id()).cmp(&(other.at(), other.id())));
@@ -418,6 +486,16 @@ impl Engine {
     }
 }
 
+// === impl Failure ===
+
+impl Failure {
+    /// Was it at this time (milliseconds since 1970) or later?
+    pub fn is_since(&self, ms: i64) -> bool {
+        // The order of the texts is that of the times.
+        self.at >= rfc3339(ms)
+    }
+}
+
 // === impl State ===
 
 impl State {
@@ -439,6 +517,7 @@ impl State {
         rule: &'a Rule,
         paths: &'a Paths,
         now: i64,
+        ahead: i64,
         out: &'o mut Vec<Output>,
         work: impl FnOnce(&mut Self, &mut Turn<'a, 'o>),
     ) {
@@ -446,7 +525,8 @@ impl State {
             return;
         }
         let counters = self.counters;
-        let mut turn = Turn { rule, paths, now, out, failures: Vec::new(), counters, last_alert: None };
+        let mut turn =
+            Turn { rule, paths, now, ahead, out, failures: Vec::new(), counters, last_alert: None };
         let done = isolated(|| work(self, &mut turn));
         let Turn { failures, counters, last_alert, out, .. } = turn;
         self.counters = counters;
@@ -599,8 +679,9 @@ impl<'a> Turn<'a, '_> {
         let (group, evicted) = state.group(name, rule, self.now, labels);
         self.counters.evicted += evicted;
         let (time, lateness) = (event.time_ms, rule.spec.lateness.ms());
-        if group.watermark > self.now.saturating_add(60_000 + lateness) {
+        if group.watermark > self.now.saturating_add(self.ahead) {
             // The clock was set back: what was seen of the future is worth nothing.
+            self.clear(group, name, self.now, "the clock was set back");
             group.reset(self.now);
         }
         if group.add(rule.window, &rule.values, &inputs, time, lateness).is_err() {
@@ -701,8 +782,8 @@ impl<'a> Turn<'a, '_> {
             _ => 0.0,
         };
         let value = |(index, value): (usize, &crate::aggregate::Aggregate)| {
-            let sum = closed.sums.get(index);
-            (value.name.clone(), sum.map_or(Value::Null, |sum| value.value(sum, seconds)))
+            let sum = closed.sums.get(index).cloned().unwrap_or_else(|| value.nothing());
+            (value.name.clone(), value.value(&sum, seconds))
         };
         let values: Map<String, Value> = rule.values.iter().enumerate().map(value).collect();
         if rule.spec.publish && closed.events > 0 {
@@ -720,21 +801,38 @@ impl<'a> Turn<'a, '_> {
             });
         }
         let Some(when) = &rule.when else { return };
+        if closed.events == 0 {
+            // A window without events is not judged: it ends what was raised.
+            return self.clear(group, name, closed.end, "no events any more");
+        }
         let group_value = Value::Object(labels);
         let variables = window_variables(rule, closed, &group_value, &values);
         let view = View::of_variables(variables, self.paths);
-        if closed.events == 0 {
-            // A window without events is not judged: it ends what was raised.
-            if let Some(change) = group.alarm.clear() {
-                let mut content = self.content(&view, values.clone());
-                "no events any more".clone_into(&mut content.message);
-                self.tell(group, name, closed.end, change, content);
-            }
-            return;
+        if let Some(holds) = self.asked(group.alarm, when, &view) {
+            let change = group.alarm.judge(&rule.spec, closed.end, holds);
+            self.settle(group, name, closed.end, change, &view, values.clone());
         }
-        let Some(holds) = self.asked(group.alarm, when, &view) else { return };
-        let change = group.alarm.judge(&rule.spec, closed.end, holds);
-        self.settle(group, name, closed.end, change, &view, values.clone());
+        group.values = group.alarm.is_raised().then(|| Box::new(values));
+    }
+
+    /// Ends what is raised for want of events, for this reason. The values are those of the last window that was
+    /// judged: with them what is done when it is cleared can be said.
+    fn clear(&mut self, group: &mut Group, name: &str, at: i64, why: &str) {
+        let rule = self.rule;
+        group.content = None;
+        let values = group.values.take().map(|values| *values);
+        let Some(change) = group.alarm.clear() else { return };
+        let values = values.unwrap_or_else(|| {
+            let each = rule.values.iter();
+            each.map(|value| (value.name.clone(), value.value(&value.nothing(), 0.0))).collect()
+        });
+        let closed = Closed { start: at, end: at, events: 0, sums: Vec::new() };
+        let labels = Value::Object(labels_of(rule, &group.labels));
+        let view = View::of_variables(window_variables(rule, &closed, &labels, &values), self.paths);
+        let mut content = Content { values: values.clone(), ..self.plain_content() };
+        why.clone_into(&mut content.message);
+        content.acts = self.acts(&view, |on| on == On::Cleared);
+        self.tell(group, name, at, change, content);
     }
 
     /// Whether the condition that is to be asked now holds.
@@ -791,7 +889,19 @@ impl<'a> Turn<'a, '_> {
             }
             return;
         }
-        let content = self.content(view, values);
+        // What may be told of it: now, and by time alone before it is judged again.
+        let alarm = group.alarm;
+        let wanted = |on: On| {
+            change.is_some_and(|change| change.wants(on))
+                || by_time
+                    && match alarm {
+                        Alarm::Quiet => false,
+                        Alarm::Pending { .. } => on != On::Cleared,
+                        Alarm::Raised { .. } => on == On::Repeated,
+                        Alarm::Calming { .. } => on == On::Cleared,
+                    }
+        };
+        let content = self.content(view, values, wanted);
         group.content = (group.alarm != Alarm::Quiet && by_time).then(|| Box::new(content.clone()));
         if let Some(change) = change {
             let at = match (change, group.alarm) {
@@ -846,13 +956,18 @@ impl<'a> Turn<'a, '_> {
         let closed = Closed { start: since, end: at, events: 0, sums: Vec::new() };
         let (labels, values) = (Value::Object(labels_of(rule, &group.labels)), Map::new());
         let view = View::of_variables(window_variables(rule, &closed, &labels, &values), self.paths);
-        let mut content = self.content(&view, Map::new());
+        let mut content = self.content(&view, Map::new(), |on| change.wants(on));
         content.values.insert("silent_s".to_owned(), Value::from((at - since) / 1_000));
         self.tell(group, name, at, change, content);
     }
 
-    /// What the alert says and does now. A part that fails is noted, and left out.
-    fn content<'v>(&mut self, view: &View<'v>, values: Map<String, Value>) -> Content
+    /// What the alert says and does now, of the actions that are wanted. A part that fails is noted, and left out.
+    fn content<'v>(
+        &mut self,
+        view: &View<'v>,
+        values: Map<String, Value>,
+        wanted: impl Fn(On) -> bool,
+    ) -> Content
     where
         'a: 'v,
     {
@@ -863,7 +978,16 @@ impl<'a> Turn<'a, '_> {
         {
             content.message = message;
         }
-        for (index, action) in rule.actions.iter().enumerate() {
+        content.acts = self.acts(view, wanted);
+        content
+    }
+
+    fn acts<'v>(&mut self, view: &View<'v>, wanted: impl Fn(On) -> bool) -> Vec<(On, Act)>
+    where
+        'a: 'v,
+    {
+        let (rule, mut acts) = (self.rule, Vec::new());
+        for (index, action) in rule.actions.iter().enumerate().filter(|(_, action)| wanted(action.on)) {
             let act = match &action.what {
                 Deed::Call { module, path, verb, body } => path.fill(view).and_then(|path| {
                     let body = body.as_ref().map(|body| body.fill(view)).transpose()?;
@@ -879,10 +1003,10 @@ impl<'a> Turn<'a, '_> {
                 }
             };
             if let Some(act) = self.ask(&format_part("do", &index.to_string()), act) {
-                content.acts.push((action.on, act));
+                acts.push((action.on, act));
             }
         }
-        content
+        acts
     }
 
     fn plain_content(&self) -> Content {
@@ -901,11 +1025,6 @@ impl<'a> Turn<'a, '_> {
             Change::Raised => (AlertState::Raised, at),
             Change::Repeated => (AlertState::Repeated, group.alarm.since().unwrap_or(at)),
             Change::Cleared { since } => (AlertState::Cleared, since),
-        };
-        let wanted = |on: On| match change {
-            Change::Raised => on != On::Cleared,
-            Change::Repeated => on == On::Repeated,
-            Change::Cleared { .. } => on == On::Cleared,
         };
         if change == Change::Raised {
             self.counters.raised += 1;
@@ -932,7 +1051,7 @@ impl<'a> Turn<'a, '_> {
                 upstream: rule.spec.upstream,
                 values: content.values,
             },
-            acts: content.acts.into_iter().filter(|(on, _)| wanted(*on)).map(|(_, act)| act).collect(),
+            acts: content.acts.into_iter().filter(|(on, _)| change.wants(*on)).map(|(_, act)| act).collect(),
         });
     }
 }

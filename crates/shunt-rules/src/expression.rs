@@ -14,14 +14,15 @@ use cel::{
 
 use crate::{
     event::{Attribute, Paths, View},
-    value::Val,
+    value::{List, Val},
 };
 
 /// The longest expression, in characters.
 pub const MAX_LENGTH: usize = 2_000;
 /// The deepest nesting of an expression.
 pub const MAX_DEPTH: usize = 48;
-/// The most steps of one evaluation: one for each part looked at, and one for every 16 bytes of text compared.
+/// The most steps of one evaluation: one for each part looked at, put into a list or compared,
+/// and one for every 16 bytes of text in them.
 pub const MAX_STEPS: u32 = 20_000;
 /// The functions that may be called.
 pub const FUNCTIONS: &[&str] = &[
@@ -255,16 +256,8 @@ pub(crate) fn parse(text: &str) -> Result<(IdedExpr, SourceInfo), ExpressionErro
         return Err(ExpressionError::at(text, 0, "the expression is empty"));
     }
     // Before the parser, which works on its own stack.
-    let mut depth = 0_usize;
-    for (byte, sign) in text.bytes().enumerate() {
-        match sign {
-            b'(' | b'[' | b'{' | b'!' | b'-' | b'?' => depth += 1,
-            b')' | b']' | b'}' => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-        if depth > MAX_DEPTH {
-            return Err(too_deep(text, byte));
-        }
+    if let Some(byte) = deep_at(text) {
+        return Err(too_deep(text, byte));
     }
     let parser = Parser::new().max_recursion_depth(8 * MAX_DEPTH as u16).error_recovery_limit(1);
     parser.parse_with_source_info(text).map_err(|errors| {
@@ -274,6 +267,70 @@ pub(crate) fn parse(text: &str) -> Result<(IdedExpr, SourceInfo), ExpressionErro
         let number = |number: isize| u32::try_from(number).unwrap_or(0);
         ExpressionError { message, line: number(place.0).max(1), column: number(place.1).max(1) }
     })
+}
+
+/// The byte at which a text is nested too deep by its brackets, its `?`, and the signs before an operand.
+fn deep_at(text: &str) -> Option<usize> {
+    let bytes = text.as_bytes();
+    // Of each open bracket the level before it and what it has added; the signs before the next operand.
+    let (mut open, mut level, mut signs, mut sum) = (Vec::<(usize, usize)>::new(), 0, 0, 0);
+    let mut byte = 0;
+    while let Some(sign) = bytes.get(byte) {
+        let mut next = byte + 1;
+        match sign {
+            b'\'' | b'"' => {
+                signs = 0;
+                next = past_quoted(bytes, byte);
+            }
+            b'/' if bytes.get(next) == Some(&b'/') => {
+                let rest = bytes.get(next..).unwrap_or_default();
+                next += rest.iter().position(|sign| *sign == b'\n').unwrap_or(rest.len());
+            }
+            b'(' | b'[' | b'{' => {
+                let own = level + signs + 1;
+                sum += own;
+                open.push((level, own));
+                (level, signs) = (0, 0);
+            }
+            b')' | b']' | b'}' => {
+                let (before, own) = open.pop().unwrap_or((0, 0));
+                sum -= own;
+                (level, signs) = (before, 0);
+            }
+            b',' => (level, signs) = (0, 0),
+            b'?' => (level, signs) = (level + 1, 0),
+            b'!' | b'-' => signs += 1,
+            sign if sign.is_ascii_whitespace() => {}
+            _ => signs = 0,
+        }
+        if sum + level + signs > MAX_DEPTH {
+            return Some(byte);
+        }
+        byte = next;
+    }
+    None
+}
+
+/// The byte after the quoted text that begins at this one.
+fn past_quoted(bytes: &[u8], start: usize) -> usize {
+    let Some(quote) = bytes.get(start) else { return start + 1 };
+    let raw = start > 0 && matches!(bytes.get(start - 1), Some(b'r' | b'R'));
+    let triple =
+        |at: usize| bytes.get(at..at + 3).is_some_and(|signs| signs.iter().all(|sign| sign == quote));
+    let long = triple(start);
+    let mut at = start + if long { 3 } else { 1 };
+    while let Some(sign) = bytes.get(at) {
+        match sign {
+            b'\\' if !raw => at += 1,
+            // Without its end: what follows is looked at.
+            b'\n' if !long => return at,
+            sign if sign == quote && !long => return at + 1,
+            _ if long && triple(at) => return at + 3,
+            _ => {}
+        }
+        at += 1;
+    }
+    at
 }
 
 fn too_deep(text: &str, byte: usize) -> ExpressionError {
@@ -642,7 +699,7 @@ impl<'a> Run<'_, 'a> {
                 for node in nodes {
                     list.push(self.evaluate(node)?);
                 }
-                Ok(Val::List(Rc::new(list)))
+                self.list(list, 0)
             }
             Node::Fold(fold, at) => self.fold(fold, *at),
         }
@@ -651,6 +708,23 @@ impl<'a> Run<'_, 'a> {
     fn spend(&mut self, steps: u32, at: u32) -> Result<(), Fault> {
         self.steps = self.steps.saturating_add(steps);
         if self.steps > MAX_STEPS { Err(Fault { what: What::Steps, at }) } else { Ok(()) }
+    }
+
+    /// A list of these parts. Those may be shared: the list costs what it is when it is written out.
+    fn list(&mut self, parts: Vec<Val<'a>>, at: u32) -> Result<Val<'a>, Fault> {
+        let list = List::new(parts, MAX_STEPS);
+        self.spend(list.size(), at)?;
+        Ok(Val::List(Rc::new(list)))
+    }
+
+    /// What comparing two values takes.
+    fn spend_comparing(&mut self, left: &Val<'a>, right: &Val<'a>, at: u32) -> Result<(), Fault> {
+        let size = match (left.has_parts(), right.has_parts()) {
+            (true, true) => left.size(MAX_STEPS),
+            (true, false) | (false, true) => 0,
+            (false, false) => left.size(0).min(right.size(0)),
+        };
+        self.spend(size, at)
     }
 
     fn truth(&mut self, node: &'a Node, at: u32) -> Result<bool, Fault> {
@@ -685,11 +759,11 @@ impl<'a> Run<'_, 'a> {
             || Fault { what: What::NoOverload(operator.sign(), left.type_name(), right.type_name()), at };
         match operator {
             Operator::Equal | Operator::NotEqual => {
-                self.spend(weight(left).min(weight(right)), at)?;
+                self.spend_comparing(left, right, at)?;
                 Ok(Val::Bool(left.equals(right) == (operator == Operator::Equal)))
             }
             Operator::Less | Operator::LessEqual | Operator::Greater | Operator::GreaterEqual => {
-                self.spend(weight(left).min(weight(right)), at)?;
+                self.spend_comparing(left, right, at)?;
                 let order = left.order(right).ok_or_else(nonsense)?;
                 Ok(Val::Bool(match operator {
                     Operator::Less => order == Ordering::Less,
@@ -705,7 +779,8 @@ impl<'a> Run<'_, 'a> {
                 let length = right.list_len().ok_or_else(nonsense)?;
                 for index in 0..length {
                     let element = right.list_get(index).unwrap_or(Val::Null);
-                    self.spend(1 + weight(&element).min(weight(left)), at)?;
+                    self.spend(1, at)?;
+                    self.spend_comparing(&element, left, at)?;
                     if element.equals(left) {
                         return Ok(Val::Bool(true));
                     }
@@ -714,14 +789,14 @@ impl<'a> Run<'_, 'a> {
             }
             Operator::Add => {
                 if let (Some(one), Some(other)) = (left.as_text(), right.as_text()) {
-                    self.spend(weight(left) + weight(right), at)?;
+                    self.spend(left.size(0).saturating_add(right.size(0)), at)?;
                     return Ok(Val::Made(Rc::from(format!("{one}{other}"))));
                 }
                 if let (Some(one), Some(other)) = (left.list_len(), right.list_len()) {
-                    self.spend((one + other) as u32, at)?;
+                    self.spend(u32::try_from(one + other).unwrap_or(u32::MAX), at)?;
                     let first = (0..one).filter_map(|index| left.list_get(index));
                     let second = (0..other).filter_map(|index| right.list_get(index));
-                    return Ok(Val::List(Rc::new(first.chain(second).collect())));
+                    return self.list(first.chain(second).collect(), at);
                 }
                 arithmetic(operator, left, right, at).ok_or_else(nonsense)?
             }
@@ -736,7 +811,8 @@ impl<'a> Run<'_, 'a> {
         }
         let mut each = values.iter();
         let (first, second) = (each.next().unwrap_or(&Val::Null), each.next().unwrap_or(&Val::Null));
-        self.spend(weight(first), at)?;
+        // Of what has parts, a function asks for the number of them at most.
+        self.spend(if first.has_parts() { 0 } else { first.size(0) }, at)?;
         let no_such = |what| Fault { what: What::NoSuch(what, first.type_name()), at };
         match function {
             Function::Contains | Function::StartsWith | Function::EndsWith => {
@@ -792,14 +868,16 @@ impl<'a> Run<'_, 'a> {
         at: u32,
     ) -> Result<Val<'a>, Fault> {
         let (mut fault, mut list) = (None, Vec::new());
+        // A map's elements are its names.
+        let mut names = match range {
+            Val::Json(serde_json::Value::Object(map)) => Some(map.keys()),
+            _ => None,
+        };
         for index in 0..length {
             self.spend(1, at)?;
-            let element = match range {
-                // A map's elements are its names.
-                Val::Json(serde_json::Value::Object(map)) => {
-                    map.keys().nth(index).map_or(Val::Null, |name| Val::Text(name))
-                }
-                list => list.list_get(index).unwrap_or(Val::Null),
+            let element = match &mut names {
+                Some(names) => names.next().map_or(Val::Null, |name| Val::Text(name)),
+                None => range.list_get(index).unwrap_or(Val::Null),
             };
             if let Some(slot) = self.locals.get_mut(base + 1) {
                 *slot = element;
@@ -833,7 +911,8 @@ impl<'a> Run<'_, 'a> {
             return Err(fault);
         }
         if fold.append.is_some() {
-            self.set_local(base, Val::List(Rc::new(list)));
+            let list = self.list(list, at)?;
+            self.set_local(base, list);
         }
         self.evaluate(&fold.result)
     }
@@ -842,18 +921,6 @@ impl<'a> Run<'_, 'a> {
         if let Some(slot) = self.locals.get_mut(number) {
             *slot = value;
         }
-    }
-}
-
-/// Steps that comparing or copying a value takes.
-fn weight(value: &Val<'_>) -> u32 {
-    match value {
-        Val::Text(text) => text.len() as u32 / 16,
-        Val::Made(text) => text.len() as u32 / 16,
-        // As deep as they may be, they are no larger than the event.
-        Val::Json(_) => 64,
-        Val::List(list) => list.len() as u32,
-        _ => 0,
     }
 }
 

@@ -116,14 +116,16 @@ fn rules<'a>(file: &'a Located, text: &str) -> Result<BTreeMap<String, &'a Locat
 }
 
 fn read_json(text: &str) -> Result<Located, Finding> {
-    let raw: &RawValue = serde_json::from_str(text).map_err(|error| {
+    let wrong = |error: serde_json::Error| {
         let (line, column) = (error.line().max(1) as u32, error.column().max(1) as u32);
         let whole = error.to_string();
         // The place is told beside it.
         let message = whole.split(" at line ").next().unwrap_or(&whole).to_owned();
         Finding { line, column, rule: String::new(), message }
-    })?;
-    Ok(locate_json(text, raw))
+    };
+    // Only a whole value has a bound of depth: what it refuses is not read in parts.
+    serde_json::from_str::<Value>(text).map_err(wrong)?;
+    Ok(locate_json(text, serde_json::from_str(text).map_err(wrong)?))
 }
 
 fn locate_json(text: &str, raw: &RawValue) -> Located {
@@ -292,6 +294,8 @@ mod tests {
         let text = "{\"rules\": {\n  \"a\": {\"from\": [\"emotion\"], \"whem\": \"true\"}\n}}";
         check(text, Format::Json, &["2:38: a: whem: unknown field `whem`"]);
         check("{\"rules\": [}", Format::Json, &["1:12: expected value"]);
+        let deep = format!("{{\"rules\": {}", "[".repeat(100_000));
+        check(&deep, Format::Json, &["1:137: recursion limit exceeded"]);
         check("{\"rules\": 1}", Format::Json, &["1:11: \"rules\" must be"]);
     }
 

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::{
     act::Content,
@@ -32,6 +32,9 @@ pub(crate) struct Group {
     pub(crate) alarm: Alarm,
     /// What a pending or raised alert says, for when time alone tells it.
     pub(crate) content: Option<Box<Content>>,
+    /// Of windows: the values of the last one, while the alert is raised.
+    #[serde(default)]
+    pub(crate) values: Option<Box<Map<String, Value>>>,
 }
 
 /// A part of a window, or a session.
@@ -72,6 +75,7 @@ impl Group {
             panes: VecDeque::new(),
             alarm: Alarm::default(),
             content: None,
+            values: None,
         }
     }
 
@@ -95,7 +99,12 @@ impl Group {
         lateness: i64,
     ) -> Result<(), Late> {
         let late = match window {
-            Window::Time { pane, .. } => self.next.is_some_and(|next| time.div_euclid(pane) < next),
+            Window::Time { pane, panes } => {
+                let index = time.div_euclid(pane);
+                // One of its windows is closed already, or all are over that would have been.
+                self.next.is_some_and(|next| index < next)
+                    || (index + panes).saturating_mul(pane) <= self.watermark
+            }
             Window::Session { gap, .. } => time.saturating_add(gap) <= self.watermark,
             Window::Count { .. } | Window::Silence { .. } => false,
             Window::None => time < self.watermark,

@@ -3,7 +3,7 @@
 //! - [`RuleSet`]: rules, checked and compiled. [`check_file`] reads them from TOML or JSON and tells the line and column
 //!   of each mistake.
 //! - [`Engine`]: takes events and gives out alerts, window results and what is to be done ([`Output`]).
-//! - [`dry_run`]: what would have happened with these events.
+//! - [`dry_run`], [`dry_run_into`]: what would have happened with these events.
 //!
 //! It promises:
 //!
@@ -47,7 +47,7 @@ mod value;
 
 pub use act::{Act, Output};
 pub use aggregate::AGGREGATES;
-pub use dry_run::{DryRun, dry_run};
+pub use dry_run::{DryRun, dry_run, dry_run_into};
 pub use engine::{Counters, Engine, Failure, Limits, RaisedGroup, RestoreError, RuleSet, RuleState};
 pub use event::{Event, EventError, MAX_DATA};
 pub use expression::{ExpressionError, FUNCTIONS, MAX_DEPTH, MAX_LENGTH, MAX_STEPS};

@@ -32,6 +32,8 @@ const LONGEST_SESSION: Span = Span::from_ms(86_400_000);
 pub(crate) const MAX_SESSIONS: usize = 8;
 /// Bytes of a group beside its windows.
 const GROUP_BYTES: usize = 512;
+/// Bytes of a part of a window beside its values; a queue of them may be half empty.
+const PANE_BYTES: usize = 128;
 /// The names that a window has beside its values.
 const WINDOW_NAMES: [&str; 5] = ["n", "start", "end", "group", "rule"];
 
@@ -161,16 +163,15 @@ impl Rule {
     pub(crate) fn bytes(&self) -> usize {
         let sums: usize = self.values.iter().map(super::aggregate::Aggregate::bytes).sum();
         let panes = match self.window {
-            Window::Time { panes, .. } => {
-                // What lateness lets lie open too.
-                panes + 2
-            }
+            // What lateness lets lie open too.
+            Window::Time { pane, panes } => panes + (self.spec.lateness.ms() + pane - 1) / pane + 2,
             Window::Count { panes, .. } => panes,
             Window::Session { .. } => MAX_SESSIONS as i64,
             Window::None | Window::Silence { .. } => 0,
         };
         let groups = if self.group_by.is_empty() { 1 } else { self.spec.max_groups as usize };
-        groups * (GROUP_BYTES + panes as usize * (sums + 64))
+        let group = (panes as usize).saturating_mul(sums + PANE_BYTES).saturating_add(GROUP_BYTES);
+        groups.saturating_mul(group)
     }
 }
 

@@ -49,7 +49,7 @@ pub(crate) struct Trend {
 
 impl Percentiles {
     /// Bytes at most.
-    pub(crate) const BYTES: usize = BUCKETS * 16;
+    pub(crate) const BYTES: usize = (BUCKETS + 1) * 16;
 
     pub(crate) fn add(&mut self, value: f64) {
         self.add_bucket(bucket(value), 1);
@@ -64,6 +64,7 @@ impl Percentiles {
                 }
             }
             Err(place) => {
+                make_room(&mut self.buckets, BUCKETS + 1);
                 self.buckets.insert(place, (bucket, count));
                 if self.buckets.len() > BUCKETS {
                     self.collapse();
@@ -116,6 +117,14 @@ impl Percentiles {
     }
 }
 
+/// Room for one more: twice as much as there is, but never for more than so many.
+fn make_room<T>(list: &mut Vec<T>, most: usize) {
+    if list.len() == list.capacity() {
+        let room = (2 * list.len()).clamp(4, most.max(list.len() + 1));
+        list.reserve_exact(room - list.len());
+    }
+}
+
 /// The bucket of a value: 0 for what is nearer to zero than 1e-9.
 fn bucket(value: f64) -> i32 {
     const LEAST: f64 = 1e-9;
@@ -140,13 +149,14 @@ fn middle(bucket: i32) -> f64 {
 
 impl Distinct {
     /// Bytes at most.
-    pub(crate) const BYTES: usize = HASHES * 8;
+    pub(crate) const BYTES: usize = (HASHES + 1) * 8;
 
     pub(crate) fn add(&mut self, hash: u64) {
         if self.full && self.least.last().is_some_and(|last| hash > *last) {
             return;
         }
         if let Err(place) = self.least.binary_search(&hash) {
+            make_room(&mut self.least, HASHES + 1);
             self.least.insert(place, hash);
             if self.least.len() > HASHES {
                 self.least.pop();

@@ -8,6 +8,9 @@ use crate::{
     value::plain,
 };
 
+/// The longest text that is filled in, and the most of one action, in bytes: nearly all of what an event may be.
+const LONGEST: usize = crate::MAX_DATA;
+
 /// A text with expressions in it.
 #[derive(Debug)]
 pub(crate) struct Template(Vec<Part>);
@@ -56,15 +59,33 @@ impl Template {
 
     /// The text.
     pub(crate) fn fill<'a>(&'a self, view: &View<'a>) -> Result<String, ExpressionError> {
+        self.fill_within(view, &mut 0)
+    }
+
+    fn fill_within<'a>(&'a self, view: &View<'a>, filled: &mut usize) -> Result<String, ExpressionError> {
         let mut text = String::new();
         for part in &self.0 {
             match part {
                 Part::Text(part) => text.push_str(part),
-                Part::Expression(expression) => text.push_str(&plain(&expression.evaluate(view)?.to_json())),
+                Part::Expression(expression) => {
+                    let part = plain(&expression.evaluate(view)?.to_json());
+                    grow(filled, part.len())?;
+                    text.push_str(&part);
+                }
             }
         }
         Ok(text)
     }
+}
+
+/// So much more is filled in.
+fn grow(filled: &mut usize, more: usize) -> Result<(), ExpressionError> {
+    *filled = filled.saturating_add(more);
+    if *filled <= LONGEST {
+        return Ok(());
+    }
+    let message = format!("what is filled in has more than the {LONGEST} bytes that are allowed");
+    Err(ExpressionError::at("", 0, message))
 }
 
 /// Where the `}` of a `${` is, past those in texts and maps.
@@ -137,17 +158,30 @@ impl Form {
     }
 
     pub(crate) fn fill<'a>(&'a self, view: &View<'a>) -> Result<Value, ExpressionError> {
+        self.fill_within(view, &mut 0)
+    }
+
+    fn fill_within<'a>(&'a self, view: &View<'a>, filled: &mut usize) -> Result<Value, ExpressionError> {
         Ok(match self {
             Self::Plain(value) => value.clone(),
-            Self::Value(expression) => expression.evaluate(view)?.to_json(),
-            Self::Text(template) => Value::String(template.fill(view)?),
-            Self::List(list) => {
-                Value::Array(list.iter().map(|form| form.fill(view)).collect::<Result<_, _>>()?)
+            Self::Value(expression) => {
+                let value = expression.evaluate(view)?.to_json();
+                let long = match &value {
+                    Value::String(text) => text.len(),
+                    Value::Array(_) | Value::Object(_) => value.to_string().len(),
+                    _ => 0,
+                };
+                grow(filled, long)?;
+                value
             }
+            Self::Text(template) => Value::String(template.fill_within(view, filled)?),
+            Self::List(list) => Value::Array(
+                list.iter().map(|form| form.fill_within(view, filled)).collect::<Result<_, _>>()?,
+            ),
             Self::Object(map) => {
                 let mut object = Map::new();
                 for (name, form) in map {
-                    object.insert(name.clone(), form.fill(view)?);
+                    object.insert(name.clone(), form.fill_within(view, filled)?);
                 }
                 Value::Object(object)
             }

@@ -17,7 +17,35 @@ pub(crate) enum Val<'a> {
     /// A list or an object of the event.
     Json(&'a Value),
     /// A list that an expression made.
-    List(Rc<Vec<Val<'a>>>),
+    List(Rc<List<'a>>),
+}
+
+/// A list that an expression made. Its parts may be shared, so that it is much larger than what it takes.
+#[derive(Debug)]
+pub(crate) struct List<'a> {
+    parts: Vec<Val<'a>>,
+    /// Its size written out: see [`Val::size`].
+    size: u32,
+}
+
+// === impl List ===
+
+impl<'a> List<'a> {
+    /// Of these parts; its size is counted to a little above `most`.
+    pub(crate) fn new(parts: Vec<Val<'a>>, most: u32) -> Self {
+        let mut size = 0_u32;
+        for part in &parts {
+            size = size.saturating_add(1).saturating_add(part.size(most.saturating_sub(size)));
+            if size > most {
+                break;
+            }
+        }
+        Self { parts, size }
+    }
+
+    pub(crate) fn size(&self) -> u32 {
+        self.size
+    }
 }
 
 // === impl Val ===
@@ -65,11 +93,28 @@ impl<'a> Val<'a> {
         }
     }
 
+    /// How much it is when all of it is looked at or written out: one for each part and for every 16 bytes of text.
+    /// Above `most` it need not be right.
+    pub(crate) fn size(&self, most: u32) -> u32 {
+        match self {
+            Self::Text(text) => text_size(text),
+            Self::Made(text) => text_size(text),
+            Self::Json(value) => json_size(value, most),
+            Self::List(list) => list.size,
+            _ => 0,
+        }
+    }
+
+    /// Is it a list or a map?
+    pub(crate) fn has_parts(&self) -> bool {
+        matches!(self, Self::Json(_) | Self::List(_))
+    }
+
     /// The elements of a list: how many there are.
     pub(crate) fn list_len(&self) -> Option<usize> {
         match self {
             Self::Json(Value::Array(list)) => Some(list.len()),
-            Self::List(list) => Some(list.len()),
+            Self::List(list) => Some(list.parts.len()),
             _ => None,
         }
     }
@@ -77,7 +122,7 @@ impl<'a> Val<'a> {
     pub(crate) fn list_get(&self, index: usize) -> Option<Val<'a>> {
         match self {
             Self::Json(Value::Array(list)) => list.get(index).map(Val::of),
-            Self::List(list) => list.get(index).cloned(),
+            Self::List(list) => list.parts.get(index).cloned(),
             _ => None,
         }
     }
@@ -128,7 +173,7 @@ impl<'a> Val<'a> {
         }
     }
 
-    /// As JSON; a number that JSON has not is null.
+    /// As JSON; a number that JSON has not is null. What an expression made has had its size counted as steps.
     pub(crate) fn to_json(&self) -> Value {
         match self {
             Self::Null => Value::Null,
@@ -138,9 +183,31 @@ impl<'a> Val<'a> {
             Self::Text(text) => Value::String((*text).to_owned()),
             Self::Made(text) => Value::String(text.to_string()),
             Self::Json(value) => (*value).clone(),
-            Self::List(list) => Value::Array(list.iter().map(Val::to_json).collect()),
+            Self::List(list) => Value::Array(list.parts.iter().map(Val::to_json).collect()),
         }
     }
+}
+
+fn text_size(text: &str) -> u32 {
+    u32::try_from(text.len() / 16).unwrap_or(u32::MAX)
+}
+
+fn json_size(value: &Value, most: u32) -> u32 {
+    let mut size = 0_u32;
+    // One after the other, and none after the bound.
+    let mut add = |more: u32, value: &Value| {
+        if size <= most {
+            let part = json_size(value, most - size);
+            size = size.saturating_add(more).saturating_add(part);
+        }
+    };
+    match value {
+        Value::String(text) => return text_size(text),
+        Value::Array(list) => list.iter().for_each(|value| add(1, value)),
+        Value::Object(map) => map.iter().for_each(|(name, value)| add(1 + text_size(name), value)),
+        _ => {}
+    }
+    size
 }
 
 /// A number as JSON; null where JSON has none.
@@ -156,9 +223,10 @@ pub(crate) fn plain(value: &Value) -> String {
             // What was computed may have many digits that say nothing.
             Some(number) if number.fract() != 0.0 => {
                 let text = format!("{number:.3}");
-                text.trim_end_matches('0').trim_end_matches('.').to_owned()
+                let text = text.trim_end_matches('0').trim_end_matches('.');
+                if text == "-0" { "0".to_owned() } else { text.to_owned() }
             }
-            Some(whole) if number.as_i64().is_none() && whole.abs() < 1e15 => format!("{whole:.0}"),
+            Some(whole) if number.as_i64().is_none() && whole.abs() < 1e15 => format!("{:.0}", whole + 0.0),
             _ => number.to_string(),
         },
         other => other.to_string(),

@@ -1,7 +1,9 @@
 //! What a user sees of rules.
 
+use std::ops::ControlFlow;
+
 use serde_json::{Value, json};
-use shunt_rules::{Act, Engine, Limits, Output};
+use shunt_rules::{Act, Engine, Limits, Output, dry_run_into};
 
 use crate::support::{START, alerts, compile, degrees, engine, event, run, set, story, windows};
 
@@ -359,6 +361,16 @@ fn what_makes_no_rule_is_refused_with_the_reason() {
         "nested deeper",
     );
     check(json!({"from": ["x"], "when": format!("{}true", "!".repeat(1_000))}), "nested deeper");
+    check(
+        json!({"from": ["x"], "when": format!("{}true{}", "!!!(".repeat(13), ")".repeat(13))}),
+        "nested deeper",
+    );
+    check(json!({"from": ["x"], "when": format!("{}true", "true ? 1 : ".repeat(49))}), "nested deeper");
+    let panes = json!({"tumbling": "1s"});
+    check(
+        json!({"from": ["x"], "window": panes, "lateness": "1h", "group_by": ["data.g"], "publish": true, "values": {"p": "percentile(data.v, 95)"}}),
+        "MB are allowed",
+    );
     check(json!({"from": ["x"], "when": "true", "hold": "5"}), "hold: \"5\" is no time");
     check(json!({"from": ["x"], "when": "true", "until": "x"}), "until (column 1): there is no \"x\"");
     check(json!({"from": ["x"], "when": "n > 1", "window": {}}), "window: exactly one of");
@@ -421,6 +433,139 @@ fn an_expression_that_takes_too_long_is_stopped() {
     let run = run(&rule, [event("x", "a", 0, json!(list))], 0);
     let failure = run.rules[0].last_failure.clone().unwrap();
     assert!(failure.message.contains("more than 20000 steps"), "{failure:?}");
+}
+
+#[test]
+fn what_only_looks_nested_is_allowed() {
+    let names = vec!["'front-door (a-b) ??'"; 49].join(", ");
+    let minus = "1 - -(2) - ".repeat(20);
+    for when in [
+        format!("source in [{names}]"),
+        format!("{minus}1 < 0"),
+        "source == r'\\' || kind == '(('".to_owned(),
+    ] {
+        let run = run(&json!({"from": ["x"], "when": when}), [event("x", "a", 0, json!(1))], 0);
+        assert_eq!(run.rules[0].counters.failures, 0, "{:?}", run.rules[0].last_failure);
+    }
+}
+
+#[test]
+fn what_shares_its_parts_costs_what_it_is_written_out() {
+    let large = format!("[1]{}", ".map(a, [a, a])".repeat(30));
+    let stopped = |rule: Value, data: Value| {
+        let run = run(&rule, [event("x", "a", 0, data)], 20_000);
+        let failure = run.rules[0].last_failure.clone().unwrap();
+        assert!(failure.message.contains("more than 20000 steps"), "{failure:?}");
+    };
+    stopped(json!({"from": ["x"], "when": format!("{large} == {large}")}), json!(1));
+    stopped(json!({"from": ["x"], "when": "true", "message": format!("${{{large}}}")}), json!(1));
+    for value in ["last", "distinct"] {
+        let values = json!({"v": format!("{value}({large})")});
+        stopped(json!({"from": ["x"], "window": {"count": 1}, "publish": true, "values": values}), json!(1));
+    }
+    let long = json!({"list": vec![1; 1_000], "text": "x".repeat(50_000), "map": {"a": vec![1; 5_000]}});
+    stopped(
+        json!({"from": ["x"], "when": "true", "message": "${data.list.map(x, data.text)}"}),
+        long.clone(),
+    );
+    stopped(json!({"from": ["x"], "when": "data.list.exists(x, data.map != data.map)"}), long.clone());
+    // What nothing else is made of costs little.
+    let cheap = json!({"from": ["x"], "when": "data.list.all(x, size(data.map) == 1 && data.map != x)"});
+    assert_eq!(story(&run(&cheap, [event("x", "a", 0, long.clone())], 0).outputs), ["+09:00:00"]);
+    let twice = json!({"from": ["x"], "when": "true", "do": [{"call": {"module": "functions", "path": "/", "body": ["${data.text}", "${data.text}"]}}]});
+    let failed = run(&twice, [event("x", "a", 0, long)], 0).rules[0].last_failure.clone().unwrap();
+    assert!(failed.message.contains("65536 bytes"), "{failed:?}");
+}
+
+#[test]
+fn an_alert_whose_window_becomes_empty_is_cleared_with_its_last_values() {
+    let rule = json!({
+        "from": ["temperature"], "window": {"tumbling": "10s"}, "values": {"mean": "mean(data.celsius)"},
+        "when": "mean > 80.0", "message": "${math.round(mean)} degrees",
+        "do": [
+            {"set": {"module": "camera", "settings": {"fps": "${mean - 80.0}"}, "on": "cleared"}},
+            {"set": {"module": "camera", "settings": {"fps": "${1 / (n - 1)}"}}},
+        ],
+    });
+    let run = run(&rule, [degrees(0, 81.0), degrees(1_000, 91.0)], 10 * MINUTE);
+    assert_eq!(story(&run.outputs), ["+09:00:10", "-09:00:20"], "{:?}", run.rules);
+    assert_eq!(run.rules[0].counters.failures, 0, "{:?}", run.rules);
+    let cleared = alerts(&run.outputs)[1];
+    assert_eq!((cleared.message.as_str(), &cleared.values["mean"]), ("no events any more", &json!(86.0)));
+    assert!(run.outputs[1].describe().contains(r#"set {"fps":6.0} of camera"#), "{:?}", run.outputs[1]);
+}
+
+#[test]
+fn a_run_stops_where_nobody_wants_more() {
+    let rules = set(&json!({"r": hot(json!({"repeat": "1s"}))}));
+    let (mut told, mut asked) = (0, 0);
+    let run = dry_run_into(rules, [degrees(0, 90.0), degrees(1_000_000, 90.0)], 0, |out| {
+        (told, asked) = (told + out.len(), asked + 1);
+        if told < 200 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    });
+    assert_eq!((told, run.stopped, run.events), (200, true, 1));
+    assert!(asked < 300, "{asked}");
+}
+
+#[test]
+fn rules_that_would_wake_one_another_for_ever_are_refused() {
+    let of = |from: &str| json!({"from": [from], "window": {"count": 1}, "publish": true});
+    let problems =
+        compile(&json!({"a": of("window/b"), "b": of("window/c"), "c": of("shunt/+/a"), "d": of("alert/a")}));
+    let problems = problems.unwrap_err();
+    assert_eq!(problems.len(), 3, "{problems:?}");
+    assert!(problems.iter().all(|problem| problem.contains("by way of other rules")), "{problems:?}");
+    assert!(compile(&json!({"a": of("window/b"), "b": of("window/c"), "c": of("x")})).is_ok());
+}
+
+#[test]
+fn silence_is_counted_anew_when_events_can_come_again() {
+    let mut engine = engine(&json!({"r": {"from": ["face"], "window": {"silence": "1h"}}}));
+    let mut out = Vec::new();
+    engine.listen_anew(START + 70 * MINUTE);
+    engine.tick(START + 71 * MINUTE, &mut out);
+    assert_eq!(story(&out), [""; 0]);
+    engine.tick(START + 131 * MINUTE, &mut out);
+    assert_eq!(story(&out), ["+11:10:00"]);
+}
+
+#[test]
+fn a_clock_that_was_a_day_ahead_and_is_put_right_leaves_no_trace() {
+    let rules = json!({"r": {"from": ["temperature"], "window": {"tumbling": "10s"}, "lateness": "0s", "when": "n > 0"}});
+    let day = 24 * 60 * MINUTE;
+    let (mut engine, mut out) = (engine(&rules), Vec::new());
+    for at in [day, day + 11_000, 1_000, 12_000] {
+        engine.take(&degrees(at, 90.0), START + at, &mut out);
+    }
+    let told: Vec<_> = alerts(&out).iter().map(|alert| (alert.at.as_str(), alert.message.as_str())).collect();
+    assert_eq!(
+        told,
+        [
+            ("2026-11-22T09:00:10.000Z", "n > 0"),
+            ("2026-11-21T09:00:01.000Z", "the clock was set back"),
+            ("2026-11-21T09:00:10.000Z", "n > 0"),
+        ]
+    );
+    let state = engine.rules().remove(0);
+    assert_eq!((state.counters.late, state.counters.ahead, state.counters.counted), (0, 0, 4));
+}
+
+#[test]
+fn events_within_the_allowed_time_ahead_keep_their_group() {
+    let rules = json!({"r": {"from": ["temperature"], "window": {"count": 3}, "when": "true"}});
+    let limits = Limits { ahead_ms: 24 * 60 * MINUTE, ..Limits::default() };
+    let (mut engine, mut out) = (Engine::new(set(&rules), limits, START), Vec::new());
+    for second in 0..3 {
+        engine.take(&degrees(60 * MINUTE + second, 90.0), START + second, &mut out);
+    }
+    assert_eq!(alerts(&out).len(), 1);
+}
+
+#[test]
+fn an_event_whose_window_was_over_before_the_first_one_closed_is_late() {
+    let rule = json!({"from": ["temperature"], "window": {"tumbling": "5m"}, "publish": true});
+    let run = run(&rule, [degrees(0, 1.0), degrees(-60 * MINUTE, 1.0)], 10 * MINUTE);
+    assert_eq!((windows(&run.outputs).len(), run.rules[0].counters.late), (1, 1));
 }
 
 #[test]

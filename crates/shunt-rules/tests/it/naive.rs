@@ -36,10 +36,15 @@ fn rule(window: &serde_json::Value, lateness: &str) -> serde_json::Value {
 }
 
 fn found(window: &serde_json::Value, lateness: &str, samples: &[Sample]) -> Vec<Found> {
+    found_late(window, lateness, samples, 0)
+}
+
+/// The same, where so many events are late.
+fn found_late(window: &serde_json::Value, lateness: &str, samples: &[Sample], late: u64) -> Vec<Found> {
     let events =
         samples.iter().map(|(at, group, value)| event("x", "a", *at, json!({"g": group, "v": value})));
     let run = run(&rule(window, lateness), events, 600_000);
-    assert_eq!((run.rules[0].counters.late, run.rules[0].counters.failures), (0, 0));
+    assert_eq!((run.rules[0].counters.late, run.rules[0].counters.failures), (late, 0));
     let time = |text: &str| {
         let line =
             json!({"specversion": "1.0", "id": "1", "type": "shunt.x.v1", "source": "shunt/a", "time": text});
@@ -139,6 +144,24 @@ proptest! {
     fn tumbling_windows_equal_the_model(samples in samples(3_000)) {
         let window = json!({"tumbling": "10s"});
         prop_assert_eq!(found(&window, "3s", &samples), model_sliding(10_000, 10_000, &samples));
+    }
+
+    #[test]
+    fn what_comes_after_its_window_was_over_is_late_and_all_else_counts(samples in samples(30_000)) {
+        // One group, so that its watermark is that of its own events.
+        let (length, lateness) = (5_000, 1_000);
+        let (mut newest, mut late, mut kept) = (i64::MIN / 2, 0, Vec::new());
+        for (at, _, value) in samples.iter().copied() {
+            if (START + at).div_euclid(length) * length + length <= START + newest - lateness {
+                late += 1;
+            } else {
+                newest = newest.max(at);
+                kept.push((at, 0, value));
+            }
+        }
+        let all: Vec<_> = samples.iter().map(|(at, _, value)| (*at, 0, *value)).collect();
+        let window = json!({"tumbling": "5s"});
+        prop_assert_eq!(found_late(&window, "1s", &all, late), model_sliding(length, length, &kept));
     }
 
     #[test]
