@@ -81,7 +81,8 @@ impl Backend for LiteRt {
     }
 
     fn load(&self, order: &Order<'_>) -> Result<Box<dyn Loaded>, BackendError> {
-        // LiteRT trusts much of what a file says; a damaged one does not get as far as that.
+        // LiteRT trusts much of what a file says. This keeps out files whose parts are not where they say; one whose
+        // operators make no sense gets further.
         convert::check(order.file).map_err(BackendError::from_chain)?;
         let before = resident();
         let compiled = self.library.compile(order.file.to_vec(), order.options.threads)?;

@@ -1,6 +1,6 @@
 //! The back end `tract`: pure Rust, one thread.
 
-use std::sync::Arc;
+use std::{panic::catch_unwind, sync::Arc};
 
 use tract_onnx::{
     prelude::{
@@ -11,7 +11,7 @@ use tract_onnx::{
 };
 
 use crate::{
-    Backend, BackendError, Description, Element, Format, Input, Loaded, Order, Port, Tensor, Values,
+    Backend, BackendError, Description, Element, Format, Input, Loaded, Order, Port, Tensor, Values, convert,
 };
 
 /// Runs ONNX models with `tract-onnx`, and those `TensorFlow` Lite models that `tract-tflite` can load.
@@ -44,7 +44,12 @@ impl Backend for Tract {
     fn load(&self, order: &Order<'_>) -> Result<Box<dyn Loaded>, BackendError> {
         let loaded = match order.format {
             Format::Onnx => onnx(order.input, order.file),
-            Format::Tflite => tflite(order.file),
+            Format::Tflite => {
+                // Its reader trusts what a file says, and ends by a panic where that is not so.
+                convert::check(order.file).map_err(BackendError::from_chain)?;
+                catch_unwind(|| tflite(order.file))
+                    .unwrap_or_else(|_| Err(TractError::msg("tract's reader of such files failed")))
+            }
         };
         let (model, mut description) = loaded.map_err(BackendError::from_chain)?;
         if let (Some(input), Some(port)) = (order.input, description.inputs.first_mut()) {

@@ -5,7 +5,7 @@ use std::{num::NonZeroUsize, path::PathBuf};
 use proptest::prelude::*;
 use shunt_infer::{
     Backend as _, ConvertError, Element, Format, LiteRt, Loaded, OnnxRuntime, Order, Port, RunOptions,
-    Tensor, Values, compare, tflite_to_onnx,
+    Tensor, Tract, Values, compare, tflite_to_onnx,
 };
 use shunt_vision::{Picture, resize};
 use tract_tflite::tflite::{
@@ -692,7 +692,19 @@ fn what_is_no_tensorflow_lite_file_is_refused_by_converter_and_litert() {
             let error = litert.load(&order(Format::Tflite, file)).unwrap_err().to_string();
             assert!(error.contains("not a TensorFlow Lite file"), "{error}");
         }
+        let error = Tract.load(&order(Format::Tflite, file)).unwrap_err().to_string();
+        assert!(error.contains("not a TensorFlow Lite file"), "{error}");
     }
+}
+
+#[test]
+fn a_file_on_which_tract_s_reader_panics_is_refused_as_any_other() {
+    let mut net = Net::default();
+    let (x, y) = (net.value(F32, &[1, 4], None), net.value(F32, &[1, 4], None));
+    net.step(Code::RELU, &[], y);
+    let file = net.ends(&[x], &[y]).file();
+    let error = Tract.load(&order(Format::Tflite, &file)).unwrap_err().to_string();
+    assert_eq!(error, "tract's reader of such files failed");
 }
 
 /// What is done to a byte or four.
