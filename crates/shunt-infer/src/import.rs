@@ -356,7 +356,7 @@ fn samples(order: &ImportOrder<'_>, model: &dyn Loaded) -> Result<Vec<(String, V
 /// Numbers for inputs that are no pictures: noughts, and noise from -1 to 1 or of all bytes.
 fn drawn(ports: &[Port]) -> Result<Vec<(String, Vec<Tensor>)>, BackendError> {
     let noughts = zeros(ports)?;
-    let noisy = |tensor: &Tensor| {
+    let of_shape = |tensor: &Tensor| {
         let count = tensor.values.len();
         let noise = Noise(count as u64).take(count);
         let values = match tensor.values.element() {
@@ -367,7 +367,7 @@ fn drawn(ports: &[Port]) -> Result<Vec<(String, Vec<Tensor>)>, BackendError> {
         };
         Tensor { shape: tensor.shape.clone(), values }
     };
-    let noise = noughts.iter().map(noisy).collect();
+    let noise = noughts.iter().map(of_shape).collect();
     Ok(vec![("noughts".to_owned(), noughts), ("noise".to_owned(), noise)])
 }
 
