@@ -25,6 +25,8 @@ use crate::{DecodeError, DecodeLimits, Picture, PictureError, decode};
 pub struct FramePictures {
     frames: Option<FrameReader>,
     buffer: PixelBuffer,
+    /// Did the last picture come from shared memory?
+    shared: bool,
 }
 
 /// Why a frame's picture is not to be had.
@@ -53,11 +55,12 @@ pub enum NoPicture {
 impl FramePictures {
     /// For the rings of this folder; `None` where no shared memory is mounted.
     pub fn new(frames_dir: Option<&Path>) -> Self {
-        Self { frames: frames_dir.map(FrameReader::new), buffer: PixelBuffer::default() }
+        Self { frames: frames_dir.map(FrameReader::new), buffer: PixelBuffer::default(), shared: false }
     }
 
     /// The picture of these pixels.
     pub fn get(&mut self, pixels: &FramePixels) -> Result<Picture, NoPicture> {
+        self.shared = matches!(pixels, FramePixels::Shared { .. });
         let reference = match pixels {
             FramePixels::Jpeg(jpeg) => {
                 return decode(jpeg, &DecodeLimits::default()).map_err(NoPicture::Decode);
@@ -74,10 +77,26 @@ impl FramePictures {
             .map_err(NoPicture::Picture)
     }
 
-    /// Takes a picture back that is not needed any more: its memory serves for the next frame.
+    /// Takes the last picture back when it is not needed any more: its memory serves for the next frame from shared
+    /// memory. That of a JPEG, which a decoder makes anew each time, is let go.
     pub fn give_back(&mut self, picture: Picture) {
-        if picture.pixels.capacity() > self.buffer.pixels.capacity() {
+        if self.shared && picture.pixels.capacity() > self.buffer.pixels.capacity() {
             self.buffer.pixels = picture.pixels;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::encode_jpeg;
+
+    #[test]
+    fn a_large_jpeg_leaves_no_memory_behind() {
+        let jpeg = encode_jpeg(&Picture::filled(640, 480, [1, 2, 3]), 90).unwrap();
+        let mut pictures = FramePictures::new(None);
+        let picture = pictures.get(&FramePixels::Jpeg(jpeg.into())).unwrap();
+        pictures.give_back(picture);
+        assert_eq!(pictures.buffer.pixels.capacity(), 0);
     }
 }
