@@ -172,8 +172,10 @@ impl Loader {
         });
         match loaded {
             Ok(models) => {
-                self.facts.set("serving", models.report());
+                let report = models.report();
+                // First, so that what is told is so.
                 self.in_use.set(models, options);
+                self.facts.set("serving", report);
                 self.health.set("models", Ok(()));
                 Ok(())
             }

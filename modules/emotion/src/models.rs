@@ -111,7 +111,8 @@ impl Models {
             json!({
                 "model": model.name(),
                 "digest": model.digest(),
-                "backend": chosen.version,
+                "backend": chosen.name,
+                "version": chosen.version,
                 "device": description.device,
                 "because": chosen.why,
             })

@@ -54,7 +54,8 @@ async fn the_back_end_is_chosen_by_twin_and_told_in_the_reported_twin() {
         let told = &serving[field];
         assert_eq!((&told["model"], &told["device"]), (&json!(model), &json!("cpu")), "{serving}");
         assert_eq!(told["because"], "it is the one that was asked for");
-        assert!(told["backend"].as_str().unwrap().starts_with("tract"), "{serving}");
+        assert_eq!(told["backend"], "tract", "{serving}");
+        assert!(told["version"].as_str().unwrap().starts_with("tract"), "{serving}");
     }
     stage.show(&astronaut()).await;
     assert_eq!(stage.emotion().await.emotion, Expression::Happiness);
