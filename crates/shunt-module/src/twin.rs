@@ -121,8 +121,6 @@ impl<S: Settings> Keeper<S> {
     /// Weighs the desired properties: checks them, proposes them to the module, keeps them, prepares the answer.
     async fn weigh(&mut self, desired: Desired) {
         let version = desired.version;
-        // The cloud has the last word.
-        self.local.forget();
         let problems = match self.layers.with(&desired.properties) {
             Ok(settings) if settings == *self.settings.in_force() => None,
             Ok(settings) => self.propose(&desired, settings).await.err(),
@@ -132,12 +130,18 @@ impl<S: Settings> Keeper<S> {
             tracing::warn!(version, %problems, "The desired properties are refused; the settings stay as they were.");
         } else {
             tracing::info!(version, "The settings are as the desired properties want them.");
+            // The cloud has the last word, where it can be followed.
+            self.local.forget();
             self.kept.desired.clone_from(&desired.properties);
             self.kept.version = version;
         }
         let outcome = problems.as_ref().map_or(Outcome::Applied, Outcome::Refused);
-        let report =
-            report::report(&self.layers, &self.settings.in_force(), &desired, &self.kept.desired, outcome);
+        let in_force = self.settings.in_force();
+        let mut report = report::report(&self.layers, &in_force, &desired, &self.kept.desired, outcome);
+        // What was refused says why; the other local changes are still in force.
+        let mut local = self.local.values().clone();
+        local.retain(|field, _| problems.as_ref().is_none_or(|problems| problems.of(field).is_none()));
+        report::mark_local(&mut report, &*in_force, &local);
         // The set must be on disk before the cloud hears that it is in force.
         self.save().await;
         self.verdicts = Some(report);

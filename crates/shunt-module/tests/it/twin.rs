@@ -278,7 +278,12 @@ async fn another_module_changes_what_it_was_granted_until_the_twin_changes() {
 
     assert_eq!(set(json!({"rate": 40})).await.status, 200);
     heart.change().await;
-    let version = sim.patch_desired("heart", &json!({"owner": "carl"})).unwrap();
+    // A twin that is refused changes nothing: the local value is in force, and can be taken back.
+    let version = sim.patch_desired("heart", &json!({"beats": 7})).unwrap();
+    let problem = "there is no such field; allowed are rate, owner, chambers";
+    answered(&sim, "beats", json!({"ac": 400, "av": version, "ad": problem})).await;
+    answered(&sim, "rate", json!({"value": 40.0, "ac": 203, "av": 0, "ad": text})).await;
+    let version = sim.patch_desired("heart", &json!({"owner": "carl", "beats": null})).unwrap();
     let settings = heart.change().await;
     assert!((79.9..80.1).contains(&settings.rate) && settings.owner == "carl", "the cloud has the last word");
     answered(&sim, "rate", json!({"value": 80.0, "ac": 200, "av": version, "ad": "applied"})).await;
