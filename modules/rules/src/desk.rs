@@ -15,6 +15,7 @@ const OUTPUTS: usize = 1_024;
 enum Command {
     Event { event: Box<Event>, now: i64, ack: Option<Ack> },
     Tick { now: i64 },
+    Listen { now: i64 },
     Replace { set: RuleSet, limits: Limits },
     Restore { bytes: Vec<u8>, reply: oneshot::Sender<Result<Vec<String>, String>> },
     Save { even_so: bool, reply: oneshot::Sender<Option<Saved>> },
@@ -28,6 +29,8 @@ pub(crate) struct Saved {
     pub(crate) bytes: Result<Vec<u8>, String>,
     /// So many outputs had been given out by then: what they tell is in the state.
     pub(crate) outputs: u64,
+    /// The number of the state, from 1.
+    pub(crate) number: u64,
 }
 
 /// Asks the engine, from anywhere. The thread ends with the last of them.
@@ -52,6 +55,7 @@ impl Desk {
                 out: Vec::new(),
                 dirty: false,
                 given: 0,
+                saved: 0,
             };
             while let Some(command) = inbox.blocking_recv() {
                 let ack = worker.work(command);
@@ -76,6 +80,11 @@ impl Desk {
 
     pub(crate) async fn tick(&self, now: i64) -> Result<(), Ended> {
         self.send(Command::Tick { now }).await
+    }
+
+    /// No event could come until now: silence is counted anew.
+    pub(crate) async fn listen_anew(&self, now: i64) -> Result<(), Ended> {
+        self.send(Command::Listen { now }).await
     }
 
     /// Other rules from now on; those that say the same keep their windows.
@@ -117,6 +126,8 @@ struct Worker {
     dirty: bool,
     /// Outputs given out.
     given: u64,
+    /// States given out to be saved.
+    saved: u64,
 }
 
 // === impl Worker ===
@@ -134,6 +145,10 @@ impl Worker {
                 self.engine.tick(now, &mut self.out);
                 self.dirty |= !self.out.is_empty();
             }
+            Command::Listen { now } => {
+                self.engine.listen_anew(now);
+                self.dirty = true;
+            }
             Command::Replace { set, limits } => {
                 self.engine.set_limits(limits);
                 self.engine.replace(set);
@@ -143,9 +158,12 @@ impl Worker {
                 reply.send(self.engine.restore(&bytes).map_err(|error| error.to_string())).ok();
             }
             Command::Save { even_so, reply } => {
-                let saved = (self.dirty || even_so).then(|| Saved {
+                let wanted = self.dirty || even_so;
+                self.saved += u64::from(wanted);
+                let saved = wanted.then(|| Saved {
                     bytes: self.engine.save().map_err(|error| error.to_string()),
                     outputs: self.given,
+                    number: self.saved,
                 });
                 self.dirty = false;
                 reply.send(saved).ok();

@@ -1,7 +1,7 @@
 //! Events from the bus to the engine: one subscription for each topic filter of the rules.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use parking_lot::RwLock;
 use shunt_bus::{Bus, Delivery, Received, SubscribeError, Subscription};
 use shunt_module::{DeadLetters, Health};
 use shunt_rules::Event;
@@ -26,9 +27,14 @@ pub(crate) struct Intake {
     lane: Lane,
     running: BTreeMap<TopicFilter, watch::Sender<()>>,
     tasks: JoinSet<Option<Subscription>>,
+    made: Made,
     /// Subscriptions that are not made yet.
     waiting: Arc<AtomicUsize>,
 }
+
+/// The subscriptions that are made. An event comes once with each that its topic matches, and counts with the first.
+#[derive(Debug, Clone, Default)]
+struct Made(Arc<RwLock<BTreeSet<TopicFilter>>>);
 
 /// What each subscription works with.
 #[derive(Clone)]
@@ -41,14 +47,28 @@ pub(crate) struct Lane {
     pub(crate) shutdown: CancellationToken,
 }
 
+/// One subscription at work.
+struct Work {
+    lane: Lane,
+    filter: TopicFilter,
+    made: Made,
+}
+
 // === impl Intake ===
 
 impl Intake {
     pub(crate) fn new(lane: Lane) -> Self {
-        Self { lane, running: BTreeMap::new(), tasks: JoinSet::new(), waiting: Arc::default() }
+        Self {
+            lane,
+            running: BTreeMap::new(),
+            tasks: JoinSet::new(),
+            made: Made::default(),
+            waiting: Arc::default(),
+        }
     }
 
-    /// These filters from now on. One that another one takes in needs no subscription: each event comes once.
+    /// These filters from now on. One that another one takes in needs no subscription; of what comes with several that
+    /// overlap, [`Made`] lets one through.
     pub(crate) fn set(&mut self, filters: &[TopicFilter]) {
         let covered =
             |filter: &TopicFilter| filters.iter().any(|other| other != filter && takes_in(other, filter));
@@ -60,7 +80,8 @@ impl Intake {
         self.lane.tell(&self.waiting);
         for filter in new {
             let (keep, kept) = watch::channel(());
-            self.tasks.spawn(self.lane.clone().work(filter.clone(), kept, Arc::clone(&self.waiting)));
+            let work = Work { lane: self.lane.clone(), filter: filter.clone(), made: self.made.clone() };
+            self.tasks.spawn(work.run(kept, Arc::clone(&self.waiting)));
             self.running.insert(filter, keep);
         }
     }
@@ -89,39 +110,66 @@ fn takes_in(wide: &TopicFilter, narrow: &TopicFilter) -> bool {
     }
 }
 
-// === impl Lane ===
+// === impl Made ===
 
-impl Lane {
+impl Made {
+    fn add(&self, filter: &TopicFilter) {
+        self.0.write().insert(filter.clone());
+    }
+
+    fn remove(&self, filter: &TopicFilter) {
+        self.0.write().remove(filter);
+    }
+
+    /// Is this subscription the one with which an event of this topic counts? Wide ones come first: `+` and `#` are
+    /// before all letters. An event that is under way while subscriptions change may count twice or not at all.
+    fn counts(&self, filter: &TopicFilter, topic: &str) -> bool {
+        self.0.read().iter().find(|made| made.matches(topic)).is_none_or(|first| first == filter)
+    }
+}
+
+// === impl Work ===
+
+impl Work {
     /// Works until shutdown, and gives the subscription back; or until nobody wants the topics any more.
-    async fn work(
-        self,
-        filter: TopicFilter,
-        mut kept: watch::Receiver<()>,
-        waiting: Arc<AtomicUsize>,
-    ) -> Option<Subscription> {
-        let subscription = self.subscribe(&filter, &kept).await;
+    async fn run(self, mut kept: watch::Receiver<()>, waiting: Arc<AtomicUsize>) -> Option<Subscription> {
+        let Self { lane, filter, made } = self;
+        let subscription = lane.subscribe(&filter, &kept).await;
+        if subscription.is_some() {
+            made.add(&filter);
+        }
         waiting.fetch_sub(1, Ordering::AcqRel);
-        self.tell(&waiting);
+        lane.tell(&waiting);
         let mut subscription = subscription?;
         loop {
             tokio::select! {
                 biased;
-                () = self.shutdown.cancelled() => return Some(subscription),
+                () = lane.shutdown.cancelled() => return Some(subscription),
                 _ = kept.changed() => {
+                    made.remove(&filter);
                     subscription.unsubscribe();
                     return None;
                 }
                 received = subscription.next() => {
-                    let taking = self.take(received?);
+                    let received = received?;
+                    if !made.counts(&filter, &received.topic) {
+                        received.ack.ack();
+                        continue;
+                    }
+                    let taking = lane.take(received);
                     // Cancelled in between: it was not acknowledged, and comes again.
-                    if self.shutdown.run_until_cancelled(taking).await.is_none() {
+                    if lane.shutdown.run_until_cancelled(taking).await.is_none() {
                         return Some(subscription);
                     }
                 }
             }
         }
     }
+}
 
+// === impl Lane ===
+
+impl Lane {
     /// The module is ready when all subscriptions are made: an event that is published then is seen.
     fn tell(&self, waiting: &AtomicUsize) {
         let ready = match waiting.load(Ordering::Acquire) {
@@ -179,6 +227,21 @@ fn delivery(filter: &TopicFilter) -> Delivery {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_event_counts_with_the_first_of_the_subscriptions_it_comes_with() {
+        let filter = |text: &str| text.parse::<TopicFilter>().unwrap();
+        let (kind, source, other) =
+            (filter("shunt/emotion/+"), filter("shunt/+/gate"), filter("shunt/face/+"));
+        let made = Made::default();
+        for filter in [&kind, &source, &other] {
+            made.add(filter);
+        }
+        let counts = |topic: &str| [&kind, &source, &other].map(|filter| made.counts(filter, topic));
+        assert_eq!(counts("shunt/emotion/gate"), [false, true, false]);
+        made.remove(&source);
+        assert_eq!(counts("shunt/emotion/gate"), [true, false, false]);
+    }
 
     #[test]
     fn a_filter_is_taken_in_by_one_that_matches_all_it_does() {

@@ -13,9 +13,11 @@
 //!   on.
 //! - Windows and raised alerts survive a restart: they are written whole or not at all, every `save_every_s` seconds and
 //!   at the end. What was counted in the last of these seconds is lost where the module is killed, and nothing where it
-//!   ends in order. An alert is told at least once: after a loss it may come again, with the same id.
+//!   ends in order. An alert is told at least once: after a loss it may come again, with the same id; only one that the
+//!   broker does not take until the end is lost.
 //! - Memory is bounded: by the number of groups, the parts of their windows, and the check of both.
-//! - Silence is judged only while the bus is there: where no event can come, none is missed.
+//! - Silence is judged only while the bus is there, and counted anew when it comes back: where no event can come, none
+//!   is missed.
 //!
 //! It deliberately keeps no event, sends nothing to the hub itself (`relay` takes alerts and windows there), and runs no
 //! code but expressions; programs are for `functions`.
@@ -122,6 +124,7 @@ pub async fn run(mut context: Context<RulesSettings>) -> anyhow::Result<()> {
         published,
         filters: Vec::new(),
         owed: false,
+        restored: false,
         bus: context.bus.clone(),
         health: context.health.clone(),
     };
@@ -166,6 +169,8 @@ struct Office {
     filters: Vec<TopicFilter>,
     /// Was a state not written because what it tells was not published yet?
     owed: bool,
+    /// Were the windows of the last life taken? Before, there is nothing to write over them.
+    restored: bool,
     bus: Bus,
     health: Health,
 }
@@ -189,6 +194,7 @@ impl Office {
             }
         }
         self.restore().await?;
+        self.restored = true;
         self.intake.set(&self.filters);
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -266,6 +272,9 @@ impl Office {
 
     async fn tick(&mut self, since: &mut Option<Instant>) -> Result<(), Ended> {
         if matches!(*self.bus.state().borrow(), BusState::Connected) {
+            if since.is_none() {
+                self.desk.listen_anew(clock::now_ms()).await?;
+            }
             if since.get_or_insert_with(Instant::now).elapsed() >= SETTLE {
                 self.desk.tick(clock::now_ms()).await?;
             }
@@ -281,7 +290,7 @@ impl Office {
 
     /// The device's temperatures, where a rule looks at them.
     async fn measure(&mut self, folder: PathBuf) -> Result<(), Ended> {
-        if !self.filters.iter().any(|filter| filter.matches("shunt/temperature/thermal_zone0")) {
+        if !self.filters.iter().any(sensor::is_wanted) {
             return Ok(());
         }
         let reading = tokio::task::spawn_blocking(move || sensor::read(&folder));
@@ -318,18 +327,22 @@ impl Office {
         Ok(())
     }
 
-    /// Writes the windows to disk, once what they tell as raised is published.
-    async fn save(&mut self, even_so: bool) -> Result<(), Ended> {
-        let Some(saved) = self.desk.save(even_so || self.owed).await? else { return Ok(()) };
+    /// Writes the windows to disk, once what they tell as raised is published. At the end they are written even if it
+    /// is not: what was counted would be lost else, and there are some seconds left to publish it.
+    async fn save(&mut self, at_end: bool) -> Result<(), Ended> {
+        let Some(saved) = self.desk.save(at_end || self.owed).await? else { return Ok(()) };
         let told = self.published.wait_for(|done| *done >= saved.outputs);
-        if !matches!(timeout(PUBLISHED, told).await, Ok(Ok(_))) {
+        let is_told = matches!(timeout(PUBLISHED, told).await, Ok(Ok(_)));
+        if !is_told && at_end {
+            tracing::warn!("The windows are written although the bus has not yet taken all that they tell.");
+        } else if !is_told {
             self.owed = true;
             self.health.note("windows", "not written: the bus does not take what they tell");
             return Ok(());
         }
         let store = self.store.clone();
         let writing = tokio::task::spawn_blocking(move || match saved.bytes {
-            Ok(bytes) => store.save(&bytes).map_err(|error| error.to_string()),
+            Ok(bytes) => store.save(saved.number, &bytes).map_err(|error| error.to_string()),
             Err(error) => Err(error),
         });
         let written = writing.await.unwrap_or_else(|error| Err(error.to_string()));
@@ -348,7 +361,8 @@ impl Office {
     /// Nothing more is taken from the bus; the windows are written.
     async fn end(&mut self) -> Vec<shunt_bus::Subscription> {
         let subscriptions = self.intake.end().await;
-        if self.save(false).await.is_err() {
+        // Always: a writing that the shutdown has cut off is made up for. One that is still at work comes first.
+        if self.restored && self.save(true).await.is_err() {
             tracing::error!(
                 "The engine of the rules has ended early; the windows are those of the last writing."
             );

@@ -8,13 +8,13 @@ use axum::{
 };
 use http_body_util::{BodyExt, Limited};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use shunt_bus::{Bus, Delivery};
 use shunt_hub::{Hub, InvokeLimits};
 use shunt_module::{Events, services::Services};
 use shunt_rules::{Act, Output};
 use shunt_wire::{
-    Kind, Name,
+    Envelope, Kind, Name,
     events::{Alert, AlertState},
 };
 use tokio::{
@@ -81,7 +81,7 @@ impl Outlet {
                 self.tally.alert(rule.as_str(), state);
                 tracing::info!(%rule, state, message = alert.message, "A rule has an alert.");
                 for act in acts {
-                    self.act(&rule, act, &alert);
+                    self.act(&rule, act, &alert).await;
                 }
                 if publish {
                     self.publish(Kind::ALERT, rule, id, &alert).await;
@@ -96,6 +96,10 @@ impl Outlet {
         let mut event = self.events.event(kind, rule);
         // The same after a restart, so that who knows it already can tell.
         event.id = id;
+        self.send(event, data).await;
+    }
+
+    async fn send(&self, event: Envelope, data: &impl Serialize) {
         let published = match event.with_json(data) {
             Ok(event) => self.bus.publish(event, Delivery::Assured).await.map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
@@ -106,28 +110,50 @@ impl Outlet {
         }
     }
 
-    fn act(&self, rule: &Name, act: Act, alert: &Alert) {
+    async fn act(&self, rule: &Name, act: Act, alert: &Alert) {
         let kind = act.kind();
         let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
             self.tally.act(kind, Done::Dropped);
-            self.board
-                .failed(rule.as_str(), format!("{}: {ACTS} actions are in work already", act.describe()));
-            return;
+            let message = format!("{}: {ACTS} actions are in work already", act.describe());
+            return self.failed(rule, message).await;
         };
         let (own, rule) = (self.clone(), rule.clone());
         let alert = serde_json::to_value(alert).unwrap_or_default();
         self.tasks.spawn(async move {
             let what = act.describe();
-            match own.perform(act, alert).await {
+            let done = own.perform(act, alert).await;
+            drop(place);
+            match done {
                 Ok(()) => own.tally.act(kind, Done::Ok),
                 Err(error) => {
                     own.tally.act(kind, Done::Failed);
                     tracing::warn!(%rule, what, error, "An action of a rule has failed.");
-                    own.board.failed(rule.as_str(), format!("{what}: {error}"));
+                    own.failed(&rule, format!("{what}: {error}")).await;
                 }
             }
-            drop(place);
         });
+    }
+
+    /// An action has failed: it is noted, and told by an alert if that was not done lately.
+    async fn failed(&self, rule: &Name, message: String) {
+        if !self.board.failed(rule.as_str(), message.clone()) {
+            return;
+        }
+        self.tally.alert(rule.as_str(), word(AlertState::Failed));
+        let mut event = self.events.event(Kind::ALERT, rule.clone());
+        let alert = Alert {
+            rule: rule.to_string(),
+            group: Map::new(),
+            state: AlertState::Failed,
+            severity: "warning".to_owned(),
+            message,
+            since: event.time.clone(),
+            at: event.time.clone(),
+            upstream: true,
+            values: Map::new(),
+        };
+        event.id = format!("{rule}-{}-action-failed", event.time);
+        self.send(event, &alert).await;
     }
 
     async fn perform(&self, act: Act, alert: Value) -> Result<(), String> {

@@ -4,11 +4,17 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 use shunt_rules::Event;
+use shunt_wire::TopicFilter;
 
 use crate::clock;
 
 /// Most thermal zones.
 const ZONES: usize = 64;
+
+/// Does the filter look at a thermal zone?
+pub(crate) fn is_wanted(filter: &TopicFilter) -> bool {
+    (0..ZONES).any(|zone| filter.matches(&format!("shunt/temperature/thermal_zone{zone}")))
+}
 
 /// The temperatures now; none where the folder has none. Reads files: not for the async threads.
 pub(crate) fn read(folder: &Path) -> Vec<Event> {
@@ -42,6 +48,13 @@ fn event(zone: &Path) -> Option<Event> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn any_zone_that_a_rule_names_is_read() {
+        let wanted = |filter: &str| is_wanted(&filter.parse().unwrap());
+        assert!(wanted("shunt/temperature/thermal_zone1") && wanted("shunt/temperature/+"));
+        assert!(!wanted("shunt/temperature/kitchen") && !wanted("shunt/emotion/+"));
+    }
 
     #[test]
     fn each_thermal_zone_is_an_event() {

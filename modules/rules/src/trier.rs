@@ -49,7 +49,7 @@ impl Trier {
         let place = Arc::clone(&self.places).acquire_owned().await.map_err(|error| error.to_string())?;
         let (in_force, limits) = (Arc::clone(&self.in_force.read()), self.limits);
         let work = tokio::task::spawn_blocking(move || {
-            let answer = question().and_then(|question| trial::answer(question, &in_force, &limits));
+            let answer = question().and_then(|question| trial::answer(&question, &in_force, &limits));
             drop(place);
             answer
         });

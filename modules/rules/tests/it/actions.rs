@@ -10,7 +10,7 @@ use shunt_sim::{Sim, SimOptions};
 use shunt_testkit::eventually;
 use shunt_wire::{
     Name,
-    events::{Expression, Presence},
+    events::{AlertState, Expression, Presence},
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -189,8 +189,12 @@ async fn a_rule_calls_a_module_takes_a_picture_and_throttles_the_camera() {
     })
     .await;
 
+    let (_, failed) = square.alert().await;
+    assert_eq!((failed.rule.as_str(), failed.state), ("angry", AlertState::Failed));
+    assert!(failed.message.contains("call the method nothing of camera"), "{failed:?}");
+
     square.send(emotion(8, "gate", 1_000, Expression::Happiness)).await;
-    square.alert().await;
+    assert_eq!(square.alert().await.1.state, AlertState::Cleared);
     assert_eq!(tokio::time::timeout(LIMIT, noted.recv()).await.unwrap().unwrap(), "fps 10");
     rules.end().await;
     camera.end().await;

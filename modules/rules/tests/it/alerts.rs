@@ -114,3 +114,23 @@ async fn a_message_that_is_no_event_goes_to_the_dead_letters() {
     stage.seen("r", 1).await;
     stage.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_comes_with_two_topic_filters_counts_once() {
+    let mut square = Square::open().await;
+    let folder = tempfile::tempdir().unwrap();
+    let rule = |from: &str| json!({"from": [from], "window": {"count": 6}, "when": "true"});
+    let rules = json!({"kind": rule("emotion"), "source": rule("shunt/+/gate")});
+    let stage = Stage::start(&square, folder.path(), settings(rules)).await;
+    for number in 0..5 {
+        square.send(emotion(number, "gate", number * 1_000, Expression::Fear)).await;
+    }
+    for rule in ["kind", "source"] {
+        stage.seen(rule, 5).await;
+    }
+    square.no_alert().await;
+    for rule in ["kind", "source"] {
+        assert_eq!(stage.rule(rule).await["counters"]["events"], 5);
+    }
+    stage.stop().await;
+}

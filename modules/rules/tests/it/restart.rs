@@ -1,6 +1,6 @@
 //! Windows and alerts outlive the process.
 
-use serde_json::json;
+use serde_json::{Value, json};
 use shunt_testkit::eventually;
 use shunt_wire::events::{AlertState, Expression};
 
@@ -89,4 +89,30 @@ async fn an_alert_that_comes_again_has_the_same_id() {
         stage.stop().await;
     }
     assert_eq!(ids[0], ids[1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_without_the_broker_loses_no_window() {
+    let mut square = Square::open().await;
+    let folder = tempfile::tempdir().unwrap();
+    let zone = folder.path().join("thermal/thermal_zone1");
+    std::fs::create_dir_all(&zone).unwrap();
+    std::fs::write(zone.join("temp"), "90000").unwrap();
+    let rules = json!({"r": {"from": ["temperature/thermal_zone1"], "when": "true", "repeat": "1s"}});
+    let thermal_dir = folder.path().join("thermal").display().to_string();
+    let settings = rules::RulesSettings { temperature_every_s: 1, thermal_dir, ..settings(rules) };
+    let stage = Stage::start(&square, folder.path(), settings).await;
+    stage.seen("r", 1).await;
+    square.broker.stop().await.unwrap();
+    // What it tells from here on, nobody takes.
+    let so_far = stage.rule("r").await["counters"]["events"].as_u64().unwrap();
+    stage.seen("r", so_far + 2).await;
+    stage.begin_to_end();
+    let file = folder.path().join("data/rules/windows.json");
+    eventually(LIMIT, || async {
+        let state = std::fs::read(&file).ok().and_then(|text| serde_json::from_slice::<Value>(&text).ok());
+        state.is_some_and(|state| state["rules"]["r"]["counters"]["events"].as_u64() >= Some(so_far + 2))
+    })
+    .await;
+    stage.kill().await;
 }

@@ -135,6 +135,11 @@ impl Stage {
         timeout(LIMIT, self.running).await.unwrap().unwrap().unwrap();
     }
 
+    /// Asks it to end in order, and does not wait.
+    pub(crate) fn begin_to_end(&self) {
+        self.stop.cancel();
+    }
+
     /// Ends it as a kill does.
     pub(crate) async fn kill(self) {
         self.running.abort();
