@@ -2,6 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader, Read},
+    ops::ControlFlow,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -10,7 +11,7 @@ use anyhow::Context;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use shunt_rules::{
-    Event, Failure, Format, Limits, MAX_FILE, Output, RuleSet, RuleState, Span, check_file, dry_run,
+    Event, Failure, Format, Limits, MAX_FILE, Output, RuleSet, RuleState, Span, check_file, dry_run_into,
 };
 
 use crate::output;
@@ -112,12 +113,17 @@ impl DryRun {
             Box::new(std::fs::File::open(&self.events).with_context(|| format!("cannot read {name}"))?)
         };
         let mut events = Events { lines: BufReader::new(lines), number: 0, failure: None, name };
-        let run = dry_run(set, &mut events, self.after.ms());
+        let mut printed = Ok(());
+        // As it comes: the events may be those of a tail.
+        let run = dry_run_into(set, &mut events, self.after.ms(), |mut out| {
+            printed = out.try_for_each(|told| {
+                output::line(if self.json { as_json(&told)?.to_string() } else { told.describe() })
+            });
+            if printed.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        });
+        printed?;
         if let Some(failure) = events.failure {
             return Err(failure);
-        }
-        for told in &run.outputs {
-            output::line(if self.json { as_json(told)?.to_string() } else { told.describe() })?;
         }
         if !self.json {
             for rule in &run.rules {
