@@ -36,7 +36,7 @@ use crate::{
 const BODIES: usize = 4;
 
 /// How long the body of a request may take to come.
-pub(crate) const READING: Duration = Duration::from_mins(1);
+const READING: Duration = Duration::from_mins(1);
 
 /// What the routes share.
 #[derive(Debug, Clone)]
@@ -44,6 +44,8 @@ pub(crate) struct Api {
     pub(crate) served: Served,
     pub(crate) tally: Tally,
     pub(crate) pictures: PictureFetcher,
+    /// How long the body of a request, or a message of a stream, may take to come.
+    pub(crate) reading: Duration,
     /// Places for heavy work: as many as there are cores. The others wait; how many can, the room for bodies bounds.
     work: Arc<Semaphore>,
     /// Bytes of the bodies in work.
@@ -133,6 +135,7 @@ impl Api {
             served,
             tally,
             pictures: PictureFetcher::default(),
+            reading: READING,
             work: Arc::new(Semaphore::new(cores)),
             taken: Arc::default(),
         }
@@ -170,8 +173,8 @@ impl Api {
             }
             Ok(body.freeze())
         };
-        let body = timeout(READING, reading).await.unwrap_or_else(|_| {
-            let detail = format!("the body did not come within {} s", READING.as_secs());
+        let body = timeout(self.reading, reading).await.unwrap_or_else(|_| {
+            let detail = format!("the body did not come within {} s", self.reading.as_secs_f64());
             Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "the body is too slow", detail))
         })?;
         Ok((body, room))
@@ -227,5 +230,53 @@ impl Room {
 impl Drop for Room {
     fn drop(&mut self) {
         self.taken.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        convert::Infallible,
+        pin::Pin,
+        task::{Context, Poll},
+    };
+
+    use axum::body::{Body, HttpBody};
+    use hyper::body::Frame;
+
+    use super::*;
+    use crate::InferenceSettings;
+
+    /// Ten bytes, and then nothing any more.
+    struct Stuck(bool);
+
+    impl HttpBody for Stuck {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            if std::mem::replace(&mut self.0, true) {
+                return Poll::Pending;
+            }
+            Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"0123456789")))))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_does_not_come_takes_room_for_what_came_and_that_not_for_ever() {
+        let served = Served::new(Arc::new(InferenceSettings::default()));
+        let api = Api { reading: Duration::from_millis(1), ..Api::new(served, Tally::new().unwrap()) };
+        let asked = Request::new(Body::new(Stuck(false)));
+        let mut reading = Box::pin(api.body(asked));
+        assert!(
+            std::future::poll_fn(|context| Poll::Ready(reading.as_mut().poll(context))).await.is_pending()
+        );
+        assert_eq!(api.taken.load(Ordering::Relaxed), 10);
+        let problem = reading.await.unwrap_err();
+        assert_eq!(problem.status, StatusCode::REQUEST_TIMEOUT);
+        assert_eq!(api.taken.load(Ordering::Relaxed), 0);
     }
 }

@@ -391,6 +391,7 @@ impl Shared {
             Ok(answer) => {
                 self.tally.requests.inc();
                 self.tally.queue.observe(answer.queued.as_secs_f64());
+                self.tally.spent.inc_by(answer.model.as_secs_f64());
             }
             Err(_) => self.tally.failed.inc(),
         }

@@ -1,8 +1,8 @@
 //! What the module counts.
 
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    core::Collector,
+    Counter, CounterVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, core::Collector,
 };
 
 /// What the module counts.
@@ -15,6 +15,8 @@ pub(crate) struct Tally {
     batch: HistogramVec,
     queue: HistogramVec,
     model: HistogramVec,
+    /// For the protocol's statistics only: not on the page of metrics, which tells runs.
+    spent: CounterVec,
     pub(crate) bad_requests: IntCounterVec,
 }
 
@@ -37,6 +39,8 @@ pub(crate) struct EngineTally {
     pub(crate) queue: Histogram,
     /// Seconds of a run.
     pub(crate) model: Histogram,
+    /// Seconds that answered requests spent in runs, each for itself.
+    pub(crate) spent: Counter,
 }
 
 // === impl Tally ===
@@ -77,6 +81,13 @@ impl Tally {
             batch: HistogramVec::new(batch, &["model"])?,
             queue: seconds("shunt_inference_queue_seconds", "Seconds that a request waited for a model.")?,
             model: seconds("shunt_inference_model_seconds", "Seconds that a run of a model took.")?,
+            spent: CounterVec::new(
+                Opts::new(
+                    "shunt_inference_spent_seconds_total",
+                    "Seconds that answered requests spent in runs.",
+                ),
+                &["model"],
+            )?,
             bad_requests: by(
                 "shunt_inference_bad_requests_total",
                 "Requests that were refused for what is wrong with them (an answer 4xx), by route.",
@@ -96,6 +107,7 @@ impl Tally {
             batch: self.batch.with_label_values(&[model]),
             queue: self.queue.with_label_values(&[model]),
             model: self.model.with_label_values(&[model]),
+            spent: self.spent.with_label_values(&[model]),
         }
     }
 

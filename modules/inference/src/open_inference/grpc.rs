@@ -30,7 +30,7 @@ use super::{
     lengths, note,
     outputs::{Wish, pick},
 };
-use crate::api::{READING, Room};
+use crate::api::Room;
 
 /// Made from `proto/open_inference.proto`.
 mod proto {
@@ -328,7 +328,7 @@ impl HttpBody for Metered {
             Poll::Pending => {
                 let Some(late) = &mut self.late else { return Poll::Pending };
                 ready!(late.as_mut().poll(context));
-                let text = format!("the request did not come within {} s", READING.as_secs());
+                let text = format!("the request did not come within {} s", self.api.0.reading.as_secs_f64());
                 return Poll::Ready(Some(Err(Status::deadline_exceeded(text))));
             }
         };
@@ -340,7 +340,8 @@ impl HttpBody for Metered {
                 .room(data.len(), self.limit)
                 .map_err(|problem| Status::from(Fault::from(problem)))?;
             self.rooms.0.lock().push(room);
-            self.late.get_or_insert_with(|| Box::pin(sleep(READING)));
+            let limit = self.api.0.reading;
+            self.late.get_or_insert_with(|| Box::pin(sleep(limit)));
         }
         Poll::Ready(Some(Ok(frame)))
     }
@@ -554,7 +555,7 @@ impl Statistics {
             inference_count: self.answered,
             execution_count: self.runs,
             inference_stats: Some(InferStatistics {
-                success: part(self.answered, self.queue_ns + self.model_ns),
+                success: part(self.answered, self.queue_ns + self.spent_ns),
                 fail: part(self.failed, 0),
                 queue: part(self.answered, self.queue_ns),
                 compute_input: part(self.runs, 0),

@@ -303,7 +303,7 @@ impl Statistics {
             "inference_count": self.answered,
             "execution_count": self.runs,
             "inference_stats": {
-                "success": part(self.answered, self.queue_ns + self.model_ns),
+                "success": part(self.answered, self.queue_ns + self.spent_ns),
                 "fail": part(self.failed, 0),
                 "queue": part(self.answered, self.queue_ns),
                 "compute_input": part(self.runs, 0),

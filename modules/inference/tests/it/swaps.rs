@@ -40,6 +40,12 @@ async fn a_model_is_exchanged_by_twin_and_reported_with_digest_and_proof() {
     assert_eq!(serving["proof"]["compared"], 3);
     assert!(serving["proof"]["difference"].as_f64().unwrap() <= 0.01, "{serving}");
     assert!(serving["load_ms"].as_f64().unwrap() > 0.0 && serving["because"].is_string(), "{serving}");
+    // Of further ones, of which there may be many, little is told: all of them must fit into the twin.
+    let settings = InferenceSettings { models: vec!["colours".to_owned()], ..with_model("inverse") };
+    yard.settings.propose(settings).await.unwrap();
+    let others = yard.facts.get()["serving"]["models"].clone();
+    assert_eq!(others[0]["model"], "colours");
+    assert!(others[0].to_string().len() < 160, "{others}");
 }
 
 /// The old model serves on, and the verdict stands at this field and says this.
