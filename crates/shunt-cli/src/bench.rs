@@ -6,6 +6,7 @@ mod contestant;
 mod inference;
 mod page;
 mod rules;
+mod sentiment;
 
 use std::process::ExitCode;
 
@@ -27,6 +28,7 @@ enum Action {
     Chain(chain::ChainBench),
     Rules(rules::RulesBench),
     Inference(inference::InferenceBench),
+    Sentiment(sentiment::SentimentBench),
 }
 
 // === impl Bench ===
@@ -38,6 +40,7 @@ impl Bench {
             Action::Chain(chain) => chain.run().await,
             Action::Rules(rules) => rules.run().await,
             Action::Inference(inference) => inference.run().await,
+            Action::Sentiment(sentiment) => sentiment.run().await,
         }
     }
 }
