@@ -1,5 +1,8 @@
 //! What the module counts.
 
+use std::{collections::BTreeSet, sync::Arc};
+
+use parking_lot::Mutex;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, core::Collector};
 use shunt_rules::RuleState;
 
@@ -11,6 +14,8 @@ pub(crate) struct Tally {
     pub(crate) groups: IntGauge,
     raised: IntGaugeVec,
     alerts: IntCounterVec,
+    /// The rules that `alerts` names: those that are gone are taken out.
+    alerting: Arc<Mutex<BTreeSet<String>>>,
     pub(crate) windows: IntCounter,
     acts: IntCounterVec,
     pub(crate) unusable: IntCounter,
@@ -53,6 +58,7 @@ impl Tally {
                 "Alerts, by what they tell: raised, repeated, cleared, failed.",
                 &["rule", "state"],
             )?,
+            alerting: Arc::default(),
             windows: IntCounter::new("shunt_rules_windows_total", "Results of windows to be published.")?,
             acts: by(
                 "shunt_rules_actions_total",
@@ -85,6 +91,7 @@ impl Tally {
     }
 
     pub(crate) fn alert(&self, rule: &str, state: &str) {
+        self.alerting.lock().insert(rule.to_owned());
         self.alerts.with_label_values(&[rule, state]).inc();
     }
 
@@ -98,6 +105,16 @@ impl Tally {
 
     /// The rules as they are now; those that are gone leave the page.
     pub(crate) fn rules(&self, rules: &[RuleState]) {
+        self.alerting.lock().retain(|name| {
+            let stays = rules.iter().any(|rule| rule.name == *name);
+            if !stays {
+                for state in ["raised", "repeated", "cleared", "failed"] {
+                    // It need not have had each of them.
+                    self.alerts.remove_label_values(&[name, state]).ok();
+                }
+            }
+            stays
+        });
         self.rules.reset();
         self.raised.reset();
         for rule in rules {
@@ -145,5 +162,19 @@ impl Done {
             Self::Failed => "failed",
             Self::Dropped => "dropped",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rule_that_is_gone_leaves_the_page() {
+        let tally = Tally::new().unwrap();
+        tally.alert("gone", "raised");
+        assert_eq!(tally.alerts.collect()[0].get_metric().len(), 1);
+        tally.rules(&[]);
+        assert!(tally.alerts.collect().iter().all(|family| family.get_metric().is_empty()));
     }
 }
