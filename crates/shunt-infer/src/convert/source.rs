@@ -1,6 +1,6 @@
 //! What a `TensorFlow` Lite file says, checked once so that nobody needs to check it again.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use flatbuffers::VerifierOptions;
 use tract_tflite::tflite as schema;
@@ -133,19 +133,35 @@ fn names(tensors: &[SourceTensor<'_>], ports: &[usize], signature: Option<Signed
 /// The inputs or outputs of a signature.
 type Signed<'a> = flatbuffers::Vector<'a, flatbuffers::ForwardsUOffset<schema::TensorMap<'a>>>;
 
-/// Are the graph and all tensors there that a file's signatures name?
-fn check_signatures(model: &schema::Model<'_>, tensors: &[usize]) -> Result<(), ConvertError> {
+/// Do a file's signatures name what goes into their graphs and comes out of them? LiteRT ends the whole process where
+/// they name other tensors, or two by one name.
+fn check_signatures(model: &schema::Model<'_>, ends: &[[Vec<usize>; 2]]) -> Result<(), ConvertError> {
     for signature in model.signature_defs().into_iter().flatten() {
-        let entries =
-            signature.inputs().into_iter().flatten().chain(signature.outputs().into_iter().flatten());
-        let count = tensors.get(signature.subgraph_index() as usize).copied().unwrap_or_default();
-        for entry in entries {
-            if entry.tensor_index() as usize >= count {
-                return Err(ConvertError::File("a signature names a tensor that is not there".into()));
-            }
+        let graph = ends.get(signature.subgraph_index() as usize);
+        let [inputs, outputs] =
+            graph.ok_or_else(|| ConvertError::File("a signature is of no subgraph".into()))?;
+        if !names_all(inputs, signature.inputs()) || !names_all(outputs, signature.outputs()) {
+            let problem = "a signature names other tensors than go in and come out, or two by one name";
+            return Err(ConvertError::File(problem.into()));
         }
     }
     Ok(())
+}
+
+/// Does a signature name exactly these, each by another name?
+fn names_all(ports: &[usize], signature: Option<Signed<'_>>) -> bool {
+    let mut names = HashSet::new();
+    let mut named = Vec::new();
+    for entry in signature.into_iter().flatten() {
+        named.push(entry.tensor_index() as usize);
+        if !names.insert(entry.name().unwrap_or_default()) {
+            return false;
+        }
+    }
+    let mut ports = ports.to_vec();
+    ports.sort_unstable();
+    named.sort_unstable();
+    ports == named
 }
 
 /// Does a file compute with bytes that stand for real numbers? Of such a file different libraries, and different
@@ -166,10 +182,10 @@ pub(crate) fn check(file: &[u8]) -> Result<(), ConvertError> {
     if model.subgraphs().is_none_or(|graphs| graphs.is_empty()) {
         return Err(ConvertError::File("it has no subgraph".into()));
     }
-    let mut counts = Vec::new();
+    let mut ends = Vec::new();
     for graph in model.subgraphs().into_iter().flatten() {
         let source = Source::graph(&model, &graph)?;
-        counts.push(source.tensors.len());
+        ends.push([source.inputs.clone(), source.outputs.clone()]);
         for (index, tensor) in source.tensors.iter().enumerate() {
             let (Some(data), Some(element), None) = (tensor.data, tensor.element, &tensor.sparsity) else {
                 continue;
@@ -180,7 +196,7 @@ pub(crate) fn check(file: &[u8]) -> Result<(), ConvertError> {
             }
         }
     }
-    check_signatures(&model, &counts)
+    check_signatures(&model, &ends)
 }
 
 /// A file whose offsets were followed, each to its end.

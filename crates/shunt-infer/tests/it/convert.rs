@@ -633,14 +633,23 @@ fn an_axis_of_scales_below_zero_is_no_axis_or_is_refused() {
 }
 
 #[test]
-fn a_signature_of_a_tensor_that_is_not_there_is_refused_before_litert_sees_it() {
-    let mut net = Net::default();
-    let (x, y) = (net.value(F32, &[1, 4], None), net.value(F32, &[1, 4], None));
-    net.step(Code::RELU, &[x], y);
-    let file = net.ends(&[x], &[y]).signature(&[("in", 7)], &[("out", 1)]).file();
+fn a_signature_of_other_tensors_than_go_in_and_come_out_is_refused_before_litert_sees_it() {
     let Ok(litert) = LiteRt::find() else { return };
-    let error = litert.load(&order(Format::Tflite, &file)).unwrap_err().to_string();
-    assert!(error.contains("a signature names a tensor that is not there"), "{error}");
+    for (inputs, outputs) in [
+        ([("a", 7), ("b", 1)], [("y", 2), ("z", 3)]),
+        ([("a", 0), ("b", 2)], [("y", 2), ("z", 3)]),
+        ([("a", 0), ("b", 1)], [("y", 2), ("z", 0)]),
+        ([("a", 0), ("b", 0)], [("y", 2), ("z", 3)]),
+        ([("a", 0), ("a", 1)], [("y", 2), ("z", 3)]),
+    ] {
+        let mut net = Net::default();
+        let [a, b, y, z] = [0; 4].map(|_| net.value(F32, &[1, 4], None));
+        net.step(Code::RELU, &[a], y);
+        net.step(Code::RELU6, &[b], z);
+        let file = net.ends(&[a, b], &[y, z]).signature(&inputs, &outputs).file();
+        let error = litert.load(&order(Format::Tflite, &file)).unwrap_err().to_string();
+        assert!(error.contains("a signature names other tensors"), "{error}");
+    }
 }
 
 #[test]
