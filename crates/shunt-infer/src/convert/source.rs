@@ -151,17 +151,17 @@ fn check_signatures(model: &schema::Model<'_>, ends: &[[Vec<usize>; 2]]) -> Resu
 /// Does a signature name exactly these, each by another name?
 fn names_all(ports: &[usize], signature: Option<Signed<'_>>) -> bool {
     let mut names = HashSet::new();
-    let mut named = Vec::new();
+    let mut found = Vec::new();
     for entry in signature.into_iter().flatten() {
-        named.push(entry.tensor_index() as usize);
+        found.push(entry.tensor_index() as usize);
         if !names.insert(entry.name().unwrap_or_default()) {
             return false;
         }
     }
     let mut ports = ports.to_vec();
     ports.sort_unstable();
-    named.sort_unstable();
-    ports == named
+    found.sort_unstable();
+    ports == found
 }
 
 /// Does a file compute with bytes that stand for real numbers? Of such a file different libraries, and different
