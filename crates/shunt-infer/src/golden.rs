@@ -50,8 +50,7 @@ impl Golden {
                     return Err(wrong(format!("the output {name:?} has no value at {place}")));
                 };
                 let difference = (value - golden).abs();
-                // Said so that a value that is not a number is refused too.
-                if !(difference <= self.tolerance) {
+                if difference.is_nan() || difference > self.tolerance {
                     let tolerance = self.tolerance;
                     return Err(wrong(format!(
                         "the output {name:?} says {value} at {place}, where {golden} is right (tolerance {tolerance})"

@@ -13,7 +13,7 @@ use std::{
 use anyhow::Context;
 use clap::Args;
 use serde::{Deserialize, Serialize};
-use shunt_infer::{Backends, Format, Loaded, Model, ModelStore, Preference, Tensor, Values};
+use shunt_infer::{Backends, Format, Loaded, Model, ModelStore, Preference, zeros};
 use shunt_wire::seed::ScoreRequest;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
@@ -115,7 +115,7 @@ impl Order {
                     Ok(proof) => proof.map(|proof| Ok(proof.difference)),
                     Err(error) => Some(Err(error.to_string())),
                 };
-                let inputs = zeros(&model.describe().inputs);
+                let inputs = zeros(&model.describe().inputs)?;
                 let version = model.chosen().version.clone();
                 (version, Box::new(move || time(inputs.clone(), |inputs| Ok(model.run(inputs).map(drop)?))))
             }
@@ -123,7 +123,7 @@ impl Order {
                 let bytes = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
                 let (loaded, chosen) = backends.load(*format, None, &bytes)?;
                 let loaded: Box<dyn Loaded> = loaded;
-                let inputs = zeros(&loaded.describe().inputs);
+                let inputs = zeros(&loaded.describe().inputs)?;
                 (
                     chosen.version,
                     Box::new(move || time(inputs.clone(), |inputs| Ok(loaded.run(inputs).map(drop)?))),
@@ -149,16 +149,6 @@ fn time<T>(input: T, run: impl FnOnce(T) -> anyhow::Result<()>) -> anyhow::Resul
     let started = Instant::now();
     run(input)?;
     Ok(started.elapsed().as_secs_f64() * 1e3)
-}
-
-/// How long a model takes does not depend on what it is shown.
-fn zeros(ports: &[shunt_infer::Port]) -> Vec<Tensor> {
-    let zeros = |port: &shunt_infer::Port| {
-        let shape: Vec<usize> = port.shape.iter().map(|length| length.unwrap_or(1)).collect();
-        let count = shape.iter().product();
-        Tensor { shape, values: Values::zeros(port.element, count) }
-    };
-    ports.iter().map(zeros).collect()
 }
 
 /// A request to score with as many numbers as such a picture has.
