@@ -110,15 +110,7 @@ impl Classifier {
 
     /// The probabilities in the outputs of a run of [`Classifier::model`] on one picture: each a number, never NaN.
     pub fn read(&self, outputs: Vec<Tensor>) -> Result<Vec<f32>, ModelError> {
-        let mut values = outputs.into_iter().nth(self.output).map(Tensor::into_f32).unwrap_or_default();
-        if values.len() != self.labels.len() {
-            return Err(ModelError::Answer {
-                model: self.model.name().to_owned(),
-                expected: self.labels.len(),
-                found: values.len(),
-            });
-        }
-        self.activation.apply(&mut values);
+        let values = self.model.probabilities(outputs, self.output, self.labels.len(), self.activation)?;
         if values.iter().all(|value| value.is_finite()) {
             return Ok(values);
         }

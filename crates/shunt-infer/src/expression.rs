@@ -86,15 +86,7 @@ impl ExpressionReader {
 
     /// The expression in the outputs of a run of [`ExpressionReader::model`] on one face.
     pub fn probabilities(&self, outputs: Vec<Tensor>) -> Result<Probabilities, ModelError> {
-        let mut values = outputs.into_iter().nth(self.output).map(Tensor::into_f32).unwrap_or_default();
-        if values.len() != self.labels.len() {
-            return Err(ModelError::Answer {
-                model: self.model.name().to_owned(),
-                expected: self.labels.len(),
-                found: values.len(),
-            });
-        }
-        self.activation.apply(&mut values);
+        let values = self.model.probabilities(outputs, self.output, self.labels.len(), self.activation)?;
         let mut probabilities = [0.0; 8];
         for (label, value) in self.labels.iter().zip(values) {
             if let Some(place) = probabilities.get_mut(*label as usize) {

@@ -8,8 +8,8 @@ use std::{
 use shunt_vision::{Colour, Picture, PixelFormat, Rect, TensorError};
 
 use crate::{
-    BackendError, Backends, Chosen, Description, Element, Input, Loaded, ModelEntry, ModelStore, Proof, Task,
-    Tensor, Values, golden, store::digest, zeros,
+    Activation, BackendError, Backends, Chosen, Description, Element, Input, Loaded, ModelEntry, ModelStore,
+    Proof, Task, Tensor, Values, golden, store::digest, zeros,
 };
 
 /// A model that is loaded and checked.
@@ -315,6 +315,22 @@ impl Model {
         let started = Instant::now();
         let outputs = self.run(vec![input])?;
         Ok((outputs, started.elapsed()))
+    }
+
+    /// What one output of a run says of so many labels, as probabilities.
+    pub(crate) fn probabilities(
+        &self,
+        outputs: Vec<Tensor>,
+        output: usize,
+        expected: usize,
+        activation: Activation,
+    ) -> Result<Vec<f32>, ModelError> {
+        let mut values = outputs.into_iter().nth(output).map(Tensor::into_f32).unwrap_or_default();
+        if values.len() != expected {
+            return Err(ModelError::Answer { model: self.name.clone(), expected, found: values.len() });
+        }
+        activation.apply(&mut values);
+        Ok(values)
     }
 
     /// The position of an output.
