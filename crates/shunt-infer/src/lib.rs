@@ -50,7 +50,6 @@ mod onnxruntime;
 mod reading;
 mod store;
 mod tensor;
-mod timing;
 mod tract;
 
 pub use accuracy::{Accuracy, AccuracyError, expression_accuracy};
@@ -73,5 +72,4 @@ pub use reading::FaceReading;
 pub use shunt_vision::{Colour, Fit, Layout};
 pub use store::{ModelStore, digest};
 pub use tensor::{Element, Tensor, Values, zeros};
-pub use timing::{Timing, measure};
 pub use tract::Tract;
