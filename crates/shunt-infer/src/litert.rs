@@ -8,8 +8,6 @@
 
 mod library;
 
-use std::path::{Path, PathBuf};
-
 use parking_lot::Mutex;
 
 use crate::{
@@ -31,7 +29,6 @@ static LOADED: Mutex<Option<LiteRt>> = Mutex::new(None);
 #[derive(Debug, Clone)]
 pub struct LiteRt {
     library: &'static Library,
-    file: PathBuf,
 }
 
 #[derive(Debug)]
@@ -58,12 +55,7 @@ impl LiteRt {
         let missing = |why: String| Missing { name: NAME, why };
         let file = LIBRARY.find().map_err(|error| missing(error.to_string()))?;
         let library = Library::open(&file).map_err(|error| missing(error.to_string()))?;
-        Ok(loaded.insert(Self { library, file }).clone())
-    }
-
-    /// The library's file.
-    pub fn library(&self) -> &Path {
-        &self.file
+        Ok(loaded.insert(Self { library }).clone())
     }
 }
 
@@ -219,7 +211,7 @@ mod tests {
         assert!(error.contains("is not LiteRT 2.1") && error.contains("`scripts/setup infer`"), "{error}");
 
         // Every Linux with glibc has this one.
-        let error = Library::open(Path::new("libm.so.6")).unwrap_err().to_string();
+        let error = Library::open("libm.so.6".as_ref()).unwrap_err().to_string();
         assert!(error.contains("it has no call LiteRt"), "{error}");
     }
 }

@@ -3,13 +3,7 @@
 //! Nothing of it is needed to build. `scripts/setup infer` and the images' builds put the library in place; where it
 //! is not there, or is too old, this back end says so and the others serve.
 
-use std::{
-    ffi::CStr,
-    fmt::Debug,
-    fs, mem,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{ffi::CStr, fmt::Debug, fs, mem, path::Path, sync::Arc};
 
 use half::slice::{HalfBitsSliceExt as _, HalfFloatSliceExt as _};
 use ort::{
@@ -40,7 +34,6 @@ static LOADED: Mutex<Option<OnnxRuntime>> = Mutex::new(None);
 pub struct OnnxRuntime {
     environment: Environment,
     version: String,
-    library: PathBuf,
     /// Was the library built with the execution provider for NVIDIA's accelerators?
     cuda: bool,
 }
@@ -74,16 +67,6 @@ impl OnnxRuntime {
         }
     }
 
-    /// The library's file.
-    pub fn library(&self) -> &Path {
-        &self.library
-    }
-
-    /// Can it use NVIDIA's accelerators? Whether there is one is seen when a model is loaded.
-    pub fn has_cuda(&self) -> bool {
-        self.cuda
-    }
-
     fn load_library(library: &Path) -> Result<Self, BackendError> {
         let version = version(library)?;
         if !is_enough(&version) {
@@ -103,7 +86,7 @@ impl OnnxRuntime {
         let environment = builder.build().map_err(BackendError::from_chain)?;
         environment.set_log_level(LogLevel::Warning);
         let cuda = ep::CUDA::is_available().unwrap_or(false);
-        Ok(Self { environment, version, library: library.to_owned(), cuda })
+        Ok(Self { environment, version, cuda })
     }
 
     /// A session, and what it runs on.
