@@ -1,0 +1,5 @@
+//! Functions.
+mod grants;
+mod host;
+mod name;
+mod reach;

@@ -1,0 +1,3 @@
+//! The module `functions` as a program: see the library.
+
+fn main() {}
