@@ -2,6 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use shunt_wire::{Topic, TopicFilter};
 
 /// What a function may reach. Nothing by default.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -18,6 +19,17 @@ pub struct Grants {
     pub models: Vec<String>,
     /// Hosts that it may call over HTTP, as `api.example.com` (any port) or `api.example.com:8443`.
     pub hosts: Vec<String>,
+}
+
+// === impl Grants ===
+
+impl Grants {
+    /// May it publish on this topic? Only a filter that can be read grants anything.
+    pub(crate) fn may_publish(&self, topic: &Topic) -> bool {
+        let topic = topic.to_string();
+        let mut filters = self.publish.iter().filter_map(|filter| filter.parse::<TopicFilter>().ok());
+        filters.any(|filter| filter.matches(&topic))
+    }
 }
 
 /// How much one call may use.

@@ -7,6 +7,7 @@ mod world;
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use shunt_wire::{Envelope, Mono, Stamps};
 
 use crate::{grants::Limits, reach::Reach};
 
@@ -108,6 +109,19 @@ pub(crate) struct Request {
     pub(crate) content_type: String,
     /// The body.
     pub(crate) body: Bytes,
+    /// The event that called it: what events of the function continue. None: it was no event.
+    pub(crate) cause: Option<Arc<Cause>>,
+}
+
+/// The event that called a function.
+#[derive(Debug, Clone)]
+pub(crate) struct Cause {
+    /// Its stamps, or those of an event that begins here, where it had none.
+    pub(crate) stamps: Stamps,
+    /// When it came from the socket: [`Stamps::follow`] wants it.
+    pub(crate) received_at: Mono,
+    /// Its trace.
+    pub(crate) traceparent: Option<String>,
 }
 
 /// What a function answers.
@@ -166,6 +180,16 @@ pub(crate) struct Host(Arc<HostInner>);
 
 struct HostInner {
     options: HostOptions,
+}
+
+// === impl Cause ===
+
+impl Cause {
+    /// Lets an event go on where this one came from: its stamps and its trace.
+    pub(crate) fn lead_to(&self, event: &mut Envelope) {
+        event.stamps = Some(self.stamps.follow(self.received_at));
+        event.traceparent.clone_from(&self.traceparent);
+    }
 }
 
 // === impl Guest ===

@@ -9,8 +9,22 @@ const LONGEST: usize = 64;
 
 /// Names that are routes of the module.
 const RESERVED: &[&str] = &[
-    "api", "async-function", "create_event", "events", "function", "functions", "healthz", "image", "init", "metrics",
-    "mgmt", "openapi.json", "readyz", "static", "swagger", "system",
+    "api",
+    "async-function",
+    "create_event",
+    "events",
+    "function",
+    "functions",
+    "healthz",
+    "image",
+    "init",
+    "metrics",
+    "mgmt",
+    "openapi.json",
+    "readyz",
+    "static",
+    "swagger",
+    "system",
 ];
 
 /// The name of a function, which is its path too: 1 to 64 letters, digits, `_`, `-` and `.`, of which the first is a
