@@ -2,13 +2,36 @@
 //!
 //! It knows no names, no routes and no settings: what a call may reach is the [`Reach`] it is given.
 
-mod world;
+mod call;
+mod clock;
+pub(crate) mod context;
+mod engine;
+mod inspect;
+mod limits;
+mod log;
+mod workers;
+pub(crate) mod world;
 
-use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
+use anyhow::Context as _;
 use bytes::Bytes;
 use shunt_wire::{Envelope, Mono, Stamps};
+use tokio::sync::{AcquireError, Semaphore, SemaphorePermit, TryAcquireError};
+use wasmtime::{
+    Engine,
+    component::{Component, Linker},
+};
 
+use self::{clock::Clock, context::Scene, workers::Workers, world::function::FunctionPre};
 use crate::{grants::Limits, reach::Reach};
 
 /// How the host is set up.
@@ -172,6 +195,13 @@ pub(crate) struct Guest(Arc<GuestInner>);
 
 struct GuestInner {
     kind: Kind,
+    code: Code,
+}
+
+/// What a guest runs.
+enum Code {
+    Echo,
+    Function(FunctionPre<Scene>),
 }
 
 /// The host; clones share it.
@@ -180,6 +210,31 @@ pub(crate) struct Host(Arc<HostInner>);
 
 struct HostInner {
     options: HostOptions,
+    engine: Engine,
+    linker: Linker<Scene>,
+    clock: Clock,
+    workers: Workers,
+    /// One permit for each call that runs; closed when the host stops.
+    places: Semaphore,
+    /// Calls that wait for a permit: at most `options.queue`, one more is refused.
+    waiting: AtomicUsize,
+}
+
+/// A call that waits.
+struct Waiting<'a>(&'a AtomicUsize);
+
+// === impl Answer ===
+
+impl Default for Answer {
+    fn default() -> Self {
+        Self {
+            status: http::StatusCode::OK,
+            headers: http::HeaderMap::new(),
+            content_type: String::new(),
+            body: Bytes::new(),
+            took: Duration::ZERO,
+        }
+    }
 }
 
 // === impl Cause ===
@@ -195,6 +250,15 @@ impl Cause {
 // === impl Guest ===
 
 impl Guest {
+    /// What is always there.
+    pub(crate) fn echo() -> Self {
+        Self::new(Kind::Echo, Code::Echo)
+    }
+
+    fn new(kind: Kind, code: Code) -> Self {
+        Self(Arc::new(GuestInner { kind, code }))
+    }
+
     /// What it is.
     pub(crate) fn kind(&self) -> Kind {
         self.0.kind
@@ -211,36 +275,114 @@ impl fmt::Debug for Guest {
 
 impl Host {
     /// Sets up engine, pool, clock and threads.
-    pub(crate) fn new(options: HostOptions) -> anyhow::Result<Self> {
-        Ok(Self(Arc::new(HostInner { options })))
+    pub(crate) fn new(mut options: HostOptions) -> anyhow::Result<Self> {
+        options.calls = options.calls.clamp(1, engine::MOST_CALLS);
+        let engine =
+            engine::engine(&options).map_err(anyhow::Error::from).context("no WebAssembly engine")?;
+        let linker =
+            linker(&engine).map_err(anyhow::Error::from).context("the imports of functions do not fit")?;
+        let clock = Clock::begin(&engine).context("no thread for the clock of functions")?;
+        let workers = Workers::begin(options.workers).context("no threads for functions")?;
+        let places = Semaphore::new(options.calls);
+        let waiting = AtomicUsize::new(0);
+        Ok(Self(Arc::new(HostInner { options, engine, linker, clock, workers, places, waiting })))
     }
 
     /// What the bytes are, without compiling them; `extension` (`py`, `js`, `wasm` or nothing) tells the language of a
     /// text. Quick.
-    pub(crate) fn inspect(&self, _bytes: &[u8], _extension: Option<&str>) -> Result<Kind, Refusal> {
-        Err(Refusal::Exports)
+    #[expect(clippy::unused_self, reason = "what can be taken is the host's to say")]
+    pub(crate) fn inspect(&self, bytes: &[u8], extension: Option<&str>) -> Result<Kind, Refusal> {
+        inspect::kind(bytes, extension)
     }
 
     /// Makes the bytes ready to be called: compiles them, or takes what was compiled before from the cache by `digest`
     /// (hex sha256 of the bytes). Heavy: call it on a thread for heavy work. One compilation goes on at a time.
     pub(crate) fn prepare(
         &self,
-        _bytes: &Bytes,
+        bytes: &Bytes,
         _digest: &str,
-        _kind: Kind,
+        kind: Kind,
         _progress: &dyn Fn(Progress),
     ) -> Result<Guest, Refusal> {
-        Err(Refusal::Exports)
+        let invalid = |error: wasmtime::Error| Refusal::Invalid(format!("{error:#}"));
+        match kind {
+            Kind::Echo => Ok(Guest::echo()),
+            Kind::Function => {
+                let component = Component::new(&self.0.engine, bytes).map_err(invalid)?;
+                let ready = self.0.linker.instantiate_pre(&component).map_err(invalid)?;
+                Ok(Guest::new(kind, Code::Function(FunctionPre::new(ready).map_err(invalid)?)))
+            }
+            _ => Err(Refusal::Host("this kind is not there yet".to_owned())),
+        }
     }
 
-    /// Calls it in a fresh instance on a thread of the host. The answer comes at the latest 50 ms after `limits.time`.
+    /// Calls it in a fresh instance on a thread of the host. Where all places are taken it waits for one, at most as
+    /// long as it may run; from its begin it takes at the latest 50 ms longer than `limits.time_ms`. Dropping this ends
+    /// the call.
     pub(crate) async fn call(
         &self,
-        _guest: &Guest,
-        _request: Request,
-        _limits: Limits,
-        _reach: Reach,
+        guest: &Guest,
+        request: Request,
+        limits: Limits,
+        reach: Reach,
     ) -> Result<Answer, CallError> {
-        Err(CallError::Stopped)
+        if guest.kind() == Kind::Echo {
+            return if self.0.places.is_closed() { Err(CallError::Stopped) } else { Ok(call::echo(request)) };
+        }
+        let _place = self.place(limits).await?;
+        let (host, guest) = (Arc::clone(&self.0), guest.clone());
+        let work = self.0.workers.run(async move {
+            let _ticking = host.clock.ticking();
+            call::call(&host.engine, &guest, request, limits, reach).await
+        });
+        match work {
+            Some(work) => work.done().await.unwrap_or(Err(CallError::Stopped)),
+            None => Err(CallError::Stopped),
+        }
+    }
+
+    /// A place to run in.
+    async fn place(&self, limits: Limits) -> Result<SemaphorePermit<'_>, CallError> {
+        match self.0.places.try_acquire() {
+            Ok(place) => return Ok(place),
+            Err(TryAcquireError::Closed) => return Err(CallError::Stopped),
+            Err(TryAcquireError::NoPermits) => {}
+        }
+        let _waiting = Waiting::begin(&self.0.waiting, self.0.options.queue).ok_or(CallError::Busy)?;
+        let longest = Duration::from_millis(u64::from(limits.time_ms));
+        match tokio::time::timeout(longest, self.0.places.acquire()).await {
+            Ok(place) => place.map_err(|_: AcquireError| CallError::Stopped),
+            Err(_) => Err(CallError::Busy),
+        }
+    }
+
+    /// Takes no more calls; those that run go on to their end or limit.
+    pub(crate) fn stop(&self) {
+        self.0.places.close();
+    }
+}
+
+/// All that a component may import.
+fn linker(engine: &Engine) -> wasmtime::Result<Linker<Scene>> {
+    let mut linker = Linker::new(engine);
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+    crate::reach::add_to_linker(&mut linker)?;
+    Ok(linker)
+}
+
+// === impl Waiting ===
+
+impl<'a> Waiting<'a> {
+    fn begin(waiting: &'a AtomicUsize, most: usize) -> Option<Self> {
+        let before = waiting.fetch_add(1, Ordering::SeqCst);
+        let begun = Self(waiting);
+        (before < most).then_some(begun)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }

@@ -2,8 +2,11 @@
 
 pub(crate) mod keyvalue;
 pub(crate) mod nn;
+pub(crate) mod outgoing;
 
-use crate::{grants::Grants, name::FunctionName};
+use wasmtime::component::Linker;
+
+use crate::{grants::Grants, host::context::Scene, name::FunctionName};
 
 /// What a call may reach.
 #[derive(Debug, Clone)]
@@ -12,4 +15,18 @@ pub(crate) struct Reach {
     pub(crate) name: FunctionName,
     /// What was granted.
     pub(crate) grants: Grants,
+}
+
+// === impl Reach ===
+
+impl Reach {
+    /// A line that the function printed; for its log.
+    pub(crate) fn log_line(&self, line: &str) {
+        tracing::debug!(function = %self.name, line, "A function printed.");
+    }
+}
+
+/// Adds all interfaces of `wit/` to what components may import.
+pub(crate) fn add_to_linker(_linker: &mut Linker<Scene>) -> wasmtime::Result<()> {
+    Ok(())
 }

@@ -1,0 +1,112 @@
+//! Calls: one of each kind, each in an instance and a store of its own.
+
+use std::time::Instant;
+
+use wasmtime::{Engine, PoolConcurrencyLimitError, Store, Trap, WasmBacktrace};
+use wasmtime_wasi::WasiCtx;
+
+use super::{
+    Answer, CallError, Code, Guest, Request,
+    clock::TimeUp,
+    context::{self, Scene, Stage},
+    log::LogLines,
+    world::function::{FunctionPre, exports::shunt::functions::handler},
+};
+use crate::{grants::Limits, reach::Reach};
+
+/// Calls it: what runs on a worker.
+pub(super) async fn call(
+    engine: &Engine,
+    guest: &Guest,
+    request: Request,
+    limits: Limits,
+    reach: Reach,
+) -> Result<Answer, CallError> {
+    let begun = Instant::now();
+    let mut answer = match &guest.0.code {
+        Code::Echo => echo(request),
+        Code::Function(function) => call_function(engine, function, request, limits, reach).await?,
+    };
+    if answer.body.len() > limits.output_bytes {
+        return Err(CallError::Output(limits.output_bytes));
+    }
+    answer.took = begun.elapsed();
+    Ok(answer)
+}
+
+/// Gives back what came.
+pub(super) fn echo(request: Request) -> Answer {
+    Answer { content_type: request.content_type, body: request.body, ..Answer::default() }
+}
+
+async fn call_function(
+    engine: &Engine,
+    function: &FunctionPre<Scene>,
+    request: Request,
+    limits: Limits,
+    reach: Reach,
+) -> Result<Answer, CallError> {
+    let cause = request.cause;
+    let request = handler::Request {
+        name: request.name,
+        source: request.source,
+        query: request.query,
+        content_type: request.content_type,
+        body: request.body.into(),
+    };
+    let wasi = standard_streams_to_log(&reach);
+    let mut scene = Scene::new(wasi, reach, limits);
+    scene.cause = cause;
+    let mut store = context::store(engine, scene, limits);
+    let response = within(&mut store, limits, async |store| {
+        let instance = function.instantiate_async(&mut *store).await?;
+        instance.shunt_functions_handler().call_handle(store, &request).await
+    })
+    .await?
+    .map_err(CallError::Refused)?;
+    Ok(Answer { content_type: response.content_type, body: response.body.into(), ..Answer::default() })
+}
+
+/// WASI for components of our own contract: what they print becomes lines of the function's log.
+pub(super) fn standard_streams_to_log(reach: &Reach) -> WasiCtx {
+    WasiCtx::builder().stdout(LogLines::new(reach)).stderr(LogLines::new(reach)).build()
+}
+
+/// Does the work until it ends or the time of the store's scene is up, and says why it gave nothing.
+pub(super) async fn within<S: Stage, T>(
+    store: &mut Store<S>,
+    limits: Limits,
+    work: impl AsyncFnOnce(&mut Store<S>) -> wasmtime::Result<T>,
+) -> Result<T, CallError> {
+    let deadline = store.data().deadline();
+    match tokio::time::timeout_at(deadline.into(), work(store)).await {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(error)) => Err(why(&error, store.data_mut(), limits)),
+        Err(_) => Err(CallError::Time(limits.time_ms)),
+    }
+}
+
+/// Why a guest ended without an answer.
+fn why<S: Stage>(error: &wasmtime::Error, scene: &mut S, limits: Limits) -> CallError {
+    if scene.limiter().refused_memory() {
+        CallError::Memory(limits.memory_bytes)
+    } else if error.is::<TimeUp>() {
+        CallError::Time(limits.time_ms)
+    } else if error.is::<PoolConcurrencyLimitError>() {
+        CallError::Busy
+    } else {
+        CallError::Failed(describe(error))
+    }
+}
+
+/// The reason in words, with the innermost functions of the guest that were running.
+fn describe(error: &wasmtime::Error) -> String {
+    let reason = match error.downcast_ref::<Trap>() {
+        Some(Trap::StackOverflow) => "it recursed too deeply (its stack is full)".to_owned(),
+        Some(trap) => trap.to_string(),
+        None => error.root_cause().to_string(),
+    };
+    let frames = error.downcast_ref::<WasmBacktrace>().map(WasmBacktrace::frames).unwrap_or_default();
+    let names: Vec<_> = frames.iter().filter_map(|frame| frame.func_name()).take(3).collect();
+    if names.is_empty() { reason } else { format!("{reason}, in {}", names.join(", called by ")) }
+}
