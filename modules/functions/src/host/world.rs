@@ -26,7 +26,6 @@ pub(crate) mod text {
         imports: { default: async | trappable },
         exports: { default: async },
         with: {
-            "shunt:functions/types": crate::host::world::function::shunt::functions::types,
             "shunt:functions/log": crate::host::world::function::shunt::functions::log,
             "shunt:functions/events": crate::host::world::function::shunt::functions::events,
             "shunt:functions/state": crate::host::world::function::shunt::functions::state,
