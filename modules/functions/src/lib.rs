@@ -3,3 +3,4 @@ mod grants;
 mod host;
 mod name;
 mod reach;
+mod triggers;
