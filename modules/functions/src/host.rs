@@ -2,17 +2,23 @@
 //!
 //! It knows no names, no routes and no settings: what a call may reach is the [`Reach`] it is given.
 
+mod cache;
 mod call;
 mod clock;
 pub(crate) mod context;
 mod engine;
 mod inspect;
+pub(crate) mod lasting;
 mod limits;
 mod log;
+mod prepare;
+mod program;
+mod web;
 mod workers;
 pub(crate) mod world;
 
 use std::{
+    collections::HashSet,
     fmt,
     path::PathBuf,
     sync::{
@@ -24,14 +30,22 @@ use std::{
 
 use anyhow::Context as _;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use shunt_wire::{Envelope, Mono, Stamps};
 use tokio::sync::{AcquireError, Semaphore, SemaphorePermit, TryAcquireError};
-use wasmtime::{
-    Engine,
-    component::{Component, Linker},
-};
+use wasmtime::{Engine, InstancePre, component};
+use wasmtime_wasi::p2::bindings::CommandPre;
+use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
-use self::{clock::Clock, context::Scene, workers::Workers, world::function::FunctionPre};
+use self::{
+    cache::Cache,
+    clock::Clock,
+    context::Scene,
+    prepare::Counter,
+    program::Script,
+    workers::Workers,
+    world::{function::FunctionPre, state_store::StateStoreExportsPre},
+};
 use crate::{grants::Limits, reach::Reach};
 
 /// How the host is set up.
@@ -202,6 +216,10 @@ struct GuestInner {
 enum Code {
     Echo,
     Function(FunctionPre<Scene>),
+    Http(ProxyPre<Scene>),
+    Command(CommandPre<Scene>),
+    WasiP1(InstancePre<Script>),
+    StateStore(StateStoreExportsPre<Scene>),
 }
 
 /// The host; clones share it.
@@ -211,11 +229,23 @@ pub(crate) struct Host(Arc<HostInner>);
 struct HostInner {
     options: HostOptions,
     engine: Engine,
-    linker: Linker<Scene>,
+    /// What components may import.
+    components: component::Linker<Scene>,
+    /// What preview 1 modules may import.
+    modules: wasmtime::Linker<Script>,
+    /// Their names, as `module/name`.
+    preview1: HashSet<String>,
+    cache: Cache,
+    /// Held while something is compiled: one at a time.
+    compiling: Mutex<()>,
+    /// What of it is done.
+    counter: Arc<Counter>,
     clock: Clock,
     workers: Workers,
     /// One permit for each call that runs; closed when the host stops.
     places: Semaphore,
+    /// One permit for each instance that outlives a call.
+    spare: Arc<Semaphore>,
     /// Calls that wait for a permit: at most `options.queue`, one more is refused.
     waiting: AtomicUsize,
 }
@@ -277,22 +307,37 @@ impl Host {
     /// Sets up engine, pool, clock and threads.
     pub(crate) fn new(mut options: HostOptions) -> anyhow::Result<Self> {
         options.calls = options.calls.clamp(1, engine::MOST_CALLS);
-        let engine =
-            engine::engine(&options).map_err(anyhow::Error::from).context("no WebAssembly engine")?;
-        let linker =
-            linker(&engine).map_err(anyhow::Error::from).context("the imports of functions do not fit")?;
-        let clock = Clock::begin(&engine).context("no thread for the clock of functions")?;
+        let counter = Counter::new();
+        let engine = engine::engine(&options, Arc::clone(&counter)).map_err(anyhow::Error::from);
+        let engine = engine.context("no WebAssembly engine")?;
+        let unfit = "the imports of functions do not fit";
+        let components = linker(&engine).map_err(anyhow::Error::from).context(unfit)?;
+        let modules = program::linker(&engine).map_err(anyhow::Error::from).context(unfit)?;
+        let preview1 = program::names(&engine, &modules);
+        let cache = Cache::open(&options.compiled, &engine);
+        let clock = Clock::begin(&engine, options.workers).context("no thread for the clock of functions")?;
         let workers = Workers::begin(options.workers).context("no threads for functions")?;
-        let places = Semaphore::new(options.calls);
-        let waiting = AtomicUsize::new(0);
-        Ok(Self(Arc::new(HostInner { options, engine, linker, clock, workers, places, waiting })))
+        Ok(Self(Arc::new(HostInner {
+            engine,
+            components,
+            modules,
+            preview1,
+            cache,
+            compiling: Mutex::new(()),
+            counter,
+            clock,
+            workers,
+            places: Semaphore::new(options.calls),
+            spare: Arc::new(Semaphore::new(engine::SPARE)),
+            waiting: AtomicUsize::new(0),
+            options,
+        })))
     }
 
     /// What the bytes are, without compiling them; `extension` (`py`, `js`, `wasm` or nothing) tells the language of a
     /// text. Quick.
-    #[expect(clippy::unused_self, reason = "what can be taken is the host's to say")]
     pub(crate) fn inspect(&self, bytes: &[u8], extension: Option<&str>) -> Result<Kind, Refusal> {
-        inspect::kind(bytes, extension)
+        inspect::kind(bytes, extension, &self.0.preview1)
     }
 
     /// Makes the bytes ready to be called: compiles them, or takes what was compiled before from the cache by `digest`
@@ -300,20 +345,21 @@ impl Host {
     pub(crate) fn prepare(
         &self,
         bytes: &Bytes,
-        _digest: &str,
+        digest: &str,
         kind: Kind,
-        _progress: &dyn Fn(Progress),
+        progress: &dyn Fn(Progress),
     ) -> Result<Guest, Refusal> {
-        let invalid = |error: wasmtime::Error| Refusal::Invalid(format!("{error:#}"));
         match kind {
             Kind::Echo => Ok(Guest::echo()),
-            Kind::Function => {
-                let component = Component::new(&self.0.engine, bytes).map_err(invalid)?;
-                let ready = self.0.linker.instantiate_pre(&component).map_err(invalid)?;
-                Ok(Guest::new(kind, Code::Function(FunctionPre::new(ready).map_err(invalid)?)))
-            }
-            _ => Err(Refusal::Host("this kind is not there yet".to_owned())),
+            Kind::Python => Err(Refusal::NoInterpreter("Python")),
+            Kind::JavaScript => Err(Refusal::NoInterpreter("JavaScript")),
+            _ => prepare::prepare(&self.0, bytes, digest, kind, progress),
         }
+    }
+
+    /// Forgets what was compiled of the bytes with this digest (hex sha256): no function is made of them any more.
+    pub(crate) fn forget(&self, digest: &str) {
+        self.0.cache.remove(digest);
     }
 
     /// Calls it in a fresh instance on a thread of the host. Where all places are taken it waits for one, at most as
@@ -356,15 +402,29 @@ impl Host {
         }
     }
 
-    /// Takes no more calls; those that run go on to their end or limit.
+    /// Takes no more calls: those that wait and those that come are [`CallError::Stopped`]; those that run go on to
+    /// their end or limit.
     pub(crate) fn stop(&self) {
         self.0.places.close();
+    }
+
+    /// Ends the calls that still run: they are [`CallError::Stopped`]. Call [`Host::stop`] first and let those that run
+    /// go on as long as the module may take for stopping.
+    pub(crate) fn end(&self) {
+        self.stop();
+        self.0.workers.end();
+    }
+
+    /// Calls that run or wait.
+    pub(crate) fn in_flight(&self) -> usize {
+        let running = self.0.options.calls.saturating_sub(self.0.places.available_permits());
+        running.saturating_add(self.0.waiting.load(Ordering::SeqCst))
     }
 }
 
 /// All that a component may import.
-fn linker(engine: &Engine) -> wasmtime::Result<Linker<Scene>> {
-    let mut linker = Linker::new(engine);
+fn linker(engine: &Engine) -> wasmtime::Result<component::Linker<Scene>> {
+    let mut linker = component::Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
     crate::reach::add_to_linker(&mut linker)?;

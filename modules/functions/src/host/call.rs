@@ -10,6 +10,8 @@ use super::{
     clock::TimeUp,
     context::{self, Scene, Stage},
     log::LogLines,
+    program::{self, TooLong},
+    web,
     world::function::{FunctionPre, exports::shunt::functions::handler},
 };
 use crate::{grants::Limits, reach::Reach};
@@ -26,6 +28,14 @@ pub(super) async fn call(
     let mut answer = match &guest.0.code {
         Code::Echo => echo(request),
         Code::Function(function) => call_function(engine, function, request, limits, reach).await?,
+        Code::Http(proxy) => web::call(engine, proxy, request, limits, reach).await?,
+        Code::Command(command) => program::call_command(engine, command, request, limits, reach).await?,
+        Code::WasiP1(module) => program::call_module(engine, module, request, limits, &reach).await?,
+        Code::StateStore(_) => {
+            return Err(CallError::Refused(
+                "it is a state store: other functions' state goes through it".to_owned(),
+            ));
+        }
     };
     if answer.body.len() > limits.output_bytes {
         return Err(CallError::Output(limits.output_bytes));
@@ -92,6 +102,8 @@ fn why<S: Stage>(error: &wasmtime::Error, scene: &mut S, limits: Limits) -> Call
         CallError::Memory(limits.memory_bytes)
     } else if error.is::<TimeUp>() {
         CallError::Time(limits.time_ms)
+    } else if error.is::<TooLong>() {
+        CallError::Output(limits.output_bytes)
     } else if error.is::<PoolConcurrencyLimitError>() {
         CallError::Busy
     } else {

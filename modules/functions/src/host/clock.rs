@@ -11,9 +11,16 @@ use std::{
 use parking_lot::{Condvar, Mutex};
 use wasmtime::{Engine, EngineWeak};
 
-/// Between two ticks. A guest that computes lets the others on its thread go on at each of them, and ends at the first
-/// one past its time.
-pub(super) const TICK: Duration = Duration::from_millis(5);
+/// Between two ticks, where few calls run. A guest that computes lets the others on its thread go on at each of them,
+/// and ends at the first one past its time.
+const TICK: Duration = Duration::from_millis(5);
+
+/// The least between two ticks.
+const SHORTEST_TICK: Duration = Duration::from_millis(1);
+
+/// A round of all calls of a thread takes so long at most where none of them waits: none is kept from ending longer
+/// than that.
+const ROUND: Duration = Duration::from_millis(40);
 
 /// Ticks without a call after which the clock stands still: a device that does nothing is not woken for it, and calls
 /// that follow one another need not wind it up each time.
@@ -25,6 +32,7 @@ pub(super) struct Clock(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
+    threads: usize,
     running: AtomicUsize,
     stands: Mutex<bool>,
     wind: Condvar,
@@ -43,9 +51,13 @@ pub(crate) struct TimeUp;
 
 impl Clock {
     /// Begins a clock for the engine; its thread ends soon after the engine does.
-    pub(super) fn begin(engine: &Engine) -> std::io::Result<Self> {
-        let inner =
-            Arc::new(Inner { running: AtomicUsize::new(0), stands: Mutex::new(false), wind: Condvar::new() });
+    pub(super) fn begin(engine: &Engine, threads: usize) -> std::io::Result<Self> {
+        let inner = Arc::new(Inner {
+            threads: threads.max(1),
+            running: AtomicUsize::new(0),
+            stands: Mutex::new(false),
+            wind: Condvar::new(),
+        });
         let (ticked, engine) = (Arc::clone(&inner), engine.weak());
         std::thread::Builder::new().name("guest-clock".to_owned()).spawn(move || tick(&ticked, &engine))?;
         Ok(Self(inner))
@@ -71,6 +83,16 @@ impl Drop for Clock {
     }
 }
 
+// === impl Inner ===
+
+impl Inner {
+    /// From one tick to the next.
+    fn between(&self) -> Duration {
+        let on_a_thread = self.running.load(Ordering::SeqCst).div_ceil(self.threads).max(1);
+        (ROUND / u32::try_from(on_a_thread).unwrap_or(u32::MAX)).clamp(SHORTEST_TICK, TICK)
+    }
+}
+
 // === impl Ticking ===
 
 impl Drop for Ticking {
@@ -83,7 +105,7 @@ fn tick(inner: &Inner, engine: &EngineWeak) {
     let mut idle = 0_u32;
     let mut stands = inner.stands.lock();
     loop {
-        let next = Instant::now() + TICK;
+        let next = Instant::now() + inner.between();
         if idle < IDLE_TICKS {
             while !inner.wind.wait_until(&mut stands, next).timed_out() {}
         } else {

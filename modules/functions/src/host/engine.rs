@@ -1,10 +1,12 @@
 //! The engine: which WebAssembly is taken, how it is compiled, and where its instances live.
 
+use std::sync::Arc;
+
 use wasmtime::{
     Config, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, WasmBacktraceDetails,
 };
 
-use super::HostOptions;
+use super::{HostOptions, prepare::Counter};
 
 /// Address space for one linear memory. With 4 GiB and the guard behind it no access needs a check of its bounds.
 const MEMORY_RESERVATION: u64 = 4 << 30;
@@ -31,6 +33,12 @@ const CORE_INSTANCES: u32 = 64;
 const MEMORIES: u32 = 8;
 const TABLES: u32 = 32;
 
+/// Instances of which the memory stays mapped between calls: about 1 MiB for each is the price of quick calls.
+const WARM: u32 = 16;
+
+/// What an interpreter of a text function needs for itself, besides what the function may have.
+pub(super) const INTERPRETER_BYTES: usize = 64 << 20;
+
 /// What all engines share. Code that was compiled ahead fits each engine of these settings.
 fn config() -> Config {
     let mut config = Config::new();
@@ -49,12 +57,12 @@ fn config() -> Config {
 
 /// The pool that instances come from.
 fn pool(calls: usize, memory_bytes: usize) -> PoolingAllocationConfig {
-    let memories = u32::try_from(calls + SPARE).unwrap_or(u32::MAX);
+    let memories = u32::try_from(calls.saturating_add(SPARE)).unwrap_or(u32::MAX);
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(memories)
-        .total_core_instances(memories.saturating_mul(8).max(CORE_INSTANCES * 2))
+        .total_core_instances(memories.saturating_mul(CORE_INSTANCES))
         .total_memories(memories)
-        .total_tables(memories.saturating_mul(4).max(TABLES * 2))
+        .total_tables(memories.saturating_mul(8))
         .total_stacks(memories)
         .max_core_instances_per_component(CORE_INSTANCES)
         .max_memories_per_component(MEMORIES)
@@ -64,7 +72,7 @@ fn pool(calls: usize, memory_bytes: usize) -> PoolingAllocationConfig {
         .max_core_instance_size(4 << 20)
         .table_elements(TABLE_ELEMENTS)
         .max_memory_size(memory_bytes)
-        .max_unused_warm_slots(memories)
+        .max_unused_warm_slots(WARM)
         .linear_memory_keep_resident(1 << 20)
         .table_keep_resident(64 << 10)
         .async_stack_keep_resident(64 << 10);
@@ -72,10 +80,14 @@ fn pool(calls: usize, memory_bytes: usize) -> PoolingAllocationConfig {
 }
 
 /// The engine of the host. Where the system does not give the pool its address space, instances are made one by one.
-pub(super) fn engine(options: &HostOptions) -> wasmtime::Result<Engine> {
-    let mut pooled = config();
-    pooled
-        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool(options.calls, options.memory_bytes)));
+pub(super) fn engine(options: &HostOptions, counter: Arc<Counter>) -> wasmtime::Result<Engine> {
+    let mut config = config();
+    config.enable_incremental_compilation(counter)?;
+    let mut pooled = config.clone();
+    pooled.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(
+        options.calls,
+        options.memory_bytes.saturating_add(INTERPRETER_BYTES),
+    )));
     match Engine::new(&pooled) {
         Ok(engine) => Ok(engine),
         Err(error) => {
@@ -84,7 +96,12 @@ pub(super) fn engine(options: &HostOptions) -> wasmtime::Result<Engine> {
                 calls = options.calls,
                 "There is no room for a pool of instances, so each call makes its own, which takes longer."
             );
-            Engine::new(&config())
+            Engine::new(&config)
         }
     }
+}
+
+/// An engine that compiles ahead, with the settings of the host's.
+pub(super) fn compiling() -> wasmtime::Result<Engine> {
+    Engine::new(&config())
 }

@@ -1,5 +1,7 @@
 //! What a file is, found by looking at it: quick, and before anything is compiled.
 
+use std::collections::HashSet;
+
 use wasmparser::{Encoding, ExternalKind, Parser, Payload};
 
 use super::{Kind, Refusal};
@@ -60,9 +62,6 @@ const EXPORTS: &[(&str, &str, Kind)] = &[
     ("wasi:keyvalue/store", "0.2.0-draft2", Kind::StateStore),
 ];
 
-/// The module that WASI preview 1 is imported from.
-const PREVIEW1: &str = "wasi_snapshot_preview1";
-
 /// The most imports that a refusal names.
 const NAMED: usize = 8;
 
@@ -76,9 +75,13 @@ pub(super) struct Outside {
     pub(super) functions: u64,
 }
 
-/// What the bytes are; `extension` tells the language of a text.
-pub(super) fn kind(bytes: &[u8], extension: Option<&str>) -> Result<Kind, Refusal> {
-    if bytes.starts_with(b"\0asm") { Outside::of(bytes)?.kind() } else { text(bytes, extension) }
+/// What the bytes are; `extension` tells the language of a text, and `preview1` what modules may import.
+pub(super) fn kind(
+    bytes: &[u8],
+    extension: Option<&str>,
+    preview1: &HashSet<String>,
+) -> Result<Kind, Refusal> {
+    if bytes.starts_with(b"\0asm") { Outside::of(bytes)?.kind(preview1) } else { text(bytes, extension) }
 }
 
 fn text(bytes: &[u8], extension: Option<&str>) -> Result<Kind, Refusal> {
@@ -163,8 +166,8 @@ impl Outside {
     }
 
     /// What it is, where it imports nothing that functions do not get.
-    pub(super) fn kind(&self) -> Result<Kind, Refusal> {
-        let unknown: Vec<_> = self.imports.iter().filter(|import| !self.is_known(import)).collect();
+    pub(super) fn kind(&self, preview1: &HashSet<String>) -> Result<Kind, Refusal> {
+        let unknown: Vec<_> = self.imports.iter().filter(|import| !self.is_known(import, preview1)).collect();
         if !unknown.is_empty() {
             let mut named: Vec<_> = unknown.iter().take(NAMED).map(|name| shortened(name)).collect();
             if unknown.len() > NAMED {
@@ -184,11 +187,11 @@ impl Outside {
         EXPORTS.iter().find(exported).map(|(_, _, kind)| *kind).ok_or(Refusal::Exports)
     }
 
-    fn is_known(&self, import: &str) -> bool {
+    fn is_known(&self, import: &str, preview1: &HashSet<String>) -> bool {
         if self.component {
             INTERFACES.iter().any(|(name, version)| is(import, name, version))
         } else {
-            import.strip_prefix(PREVIEW1).is_some_and(|name| name.starts_with('/'))
+            preview1.contains(import)
         }
     }
 }

@@ -6,13 +6,13 @@ use std::sync::{
 };
 
 use tokio::{runtime::Handle, task::JoinHandle};
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 
 /// Threads, each of which runs the calls given to it in turns.
 #[derive(Debug)]
 pub(super) struct Workers {
     threads: Vec<Worker>,
-    _stop: DropGuard,
+    stop: CancellationToken,
 }
 
 #[derive(Debug)]
@@ -23,7 +23,7 @@ struct Worker {
 
 /// Work on a worker; it ends where this is dropped.
 #[derive(Debug)]
-pub(super) struct Work<T>(JoinHandle<T>);
+pub(crate) struct Work<T>(JoinHandle<T>);
 
 struct Counted(Arc<AtomicUsize>);
 
@@ -36,7 +36,12 @@ impl Workers {
         let threads = (0..threads.max(1))
             .map(|number| Worker::begin(number, stop.clone()))
             .collect::<Result<_, _>>()?;
-        Ok(Self { threads, _stop: stop.drop_guard() })
+        Ok(Self { threads, stop })
+    }
+
+    /// Ends the threads, and with them what they run.
+    pub(super) fn end(&self) {
+        self.stop.cancel();
     }
 
     /// Runs it on the thread that has the least to do.
@@ -51,6 +56,12 @@ impl Workers {
             let _counted = counted;
             work.await
         })))
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
@@ -78,7 +89,7 @@ impl Worker {
 
 impl<T> Work<T> {
     /// What came of it; nothing where its thread has ended or it panicked.
-    pub(super) async fn done(mut self) -> Option<T> {
+    pub(crate) async fn done(mut self) -> Option<T> {
         match (&mut self.0).await {
             Ok(done) => Some(done),
             Err(error) => {
