@@ -15,7 +15,18 @@ async fn ctrl_c_drains_and_leaves_nothing_running() {
     let chain = Chain::on_pictures(pictures.path(), &[]).await;
     chain.more_at_hub(5).await;
     let pids = chain.pids();
-    let all = ["bus", "camera", "emotion", "gateway", "inference", "relay", "rules", "sentiment", "sim"];
+    let all = [
+        "bus",
+        "camera",
+        "emotion",
+        "functions",
+        "gateway",
+        "inference",
+        "relay",
+        "rules",
+        "sentiment",
+        "sim",
+    ];
     assert_eq!(pids.keys().collect::<Vec<_>>(), all);
     nothing_lost(&chain.stop().await);
     let left: Vec<_> = pids.iter().filter(|(_, pid)| is_alive(**pid)).collect();

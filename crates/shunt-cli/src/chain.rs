@@ -86,6 +86,15 @@ pub(crate) fn default_folder() -> PathBuf {
     repository().unwrap_or_else(|| PathBuf::from(".")).join(".shunt/run")
 }
 
+/// Where the interpreters of text functions are: `SHUNT_INTERPRETERS_DIR`, else where scripts/demo and scripts/test put
+/// them.
+pub(crate) fn interpreters_folder() -> PathBuf {
+    match std::env::var_os("SHUNT_INTERPRETERS_DIR") {
+        Some(folder) => PathBuf::from(folder),
+        None => repository().unwrap_or_else(|| PathBuf::from(".")).join(".shunt/interpreters"),
+    }
+}
+
 /// Where model files are looked up: `SHUNT_MODELS_DIR`, else the repository's.
 pub(crate) fn models_folder() -> PathBuf {
     match std::env::var_os("SHUNT_MODELS_DIR") {

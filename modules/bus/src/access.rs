@@ -17,7 +17,7 @@ pub(crate) const MONITOR: &str = "bus/monitor";
 pub(crate) const BRIDGE: &str = "bus/bridge";
 
 /// The modules of Shunt and the kinds that they publish.
-const OWNERS: [(&str, &[Kind]); 9] = [
+const OWNERS: [(&str, &[Kind]); 8] = [
     ("camera", &[Kind::FRAME]),
     ("emotion", &[Kind::FACE, Kind::EMOTION]),
     ("inference", &[Kind::LABEL]),
@@ -26,14 +26,15 @@ const OWNERS: [(&str, &[Kind]); 9] = [
     ("relay", &[]),
     ("bus", &[]),
     ("console", &[]),
-    ("functions", &[]),
 ];
-/// Applications publish through the gateway: texts, and under the gateway's own name any kind that no module owns.
-const GATEWAY: (&str, [&str; 2]) = ("gateway", ["text", "shunt/+/gateway"]);
+/// Those that publish for the user's own programs: one kind from any source, and under their own name any kind that no
+/// module owns. Applications publish through the gateway, and texts; functions publish results.
+const FREE: [(&str, [&str; 2]); 2] =
+    [("gateway", ["text", "shunt/+/gateway"]), ("functions", ["result", "shunt/+/functions"])];
 
 /// Is this a module of Shunt?
 pub(crate) fn is_ours(module: &str) -> bool {
-    module == GATEWAY.0 || OWNERS.iter().any(|(known, _)| *known == module)
+    FREE.iter().any(|(known, _)| *known == module) || OWNERS.iter().any(|(known, _)| *known == module)
 }
 
 /// What each module may do: what this version of Shunt grants, and in its place what the settings say.
@@ -43,8 +44,10 @@ pub(crate) fn grants(settings: &BusSettings) -> BTreeMap<String, Grant> {
         .iter()
         .map(|(module, kinds)| ((*module).to_owned(), grant(kinds.iter().map(Kind::to_string).collect())))
         .collect();
-    let (gateway, entries) = GATEWAY;
-    grants.insert(gateway.to_owned(), grant(entries.map(ToOwned::to_owned).to_vec()));
+    grants.extend(
+        FREE.iter()
+            .map(|(module, entries)| ((*module).to_owned(), grant(entries.map(ToOwned::to_owned).to_vec()))),
+    );
     grants.extend(settings.modules.iter().map(|(module, grant)| (module.clone(), grant.clone())));
     grants
 }
@@ -145,6 +148,28 @@ mod tests {
             ]
         );
         assert_eq!(section(&file, MONITOR), ["topic read $SYS/#"]);
+    }
+
+    #[test]
+    fn functions_write_results_and_under_their_name_any_kind_that_nobody_owns() {
+        let file = file(&BusSettings::default(), &Grant::default());
+        let functions = section(&file, "functions");
+        for line in [
+            "topic write shunt/result/+",
+            "topic write shunt/+/functions",
+            "topic deny shunt/emotion/functions",
+            "topic deny shunt/text/functions",
+        ] {
+            assert!(functions.contains(&line), "{line}: {functions:?}");
+        }
+        assert!(section(&file, "gateway").contains(&"topic deny shunt/result/gateway"), "{file}");
+        // A user's grant stands in its place.
+        let wider = Grant { publish: vec!["mood".to_owned()], ..Grant::default() };
+        let modules = BTreeMap::from([("functions".to_owned(), wider)]);
+        let file = super::file(&BusSettings { modules, ..BusSettings::default() }, &Grant::default());
+        let functions = section(&file, "functions");
+        assert!(functions.contains(&"topic write shunt/mood/+"), "{functions:?}");
+        assert!(!functions.contains(&"topic write shunt/result/+"), "{functions:?}");
     }
 
     #[test]

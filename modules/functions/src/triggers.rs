@@ -33,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::{
     tally::{Reason, Source, Tally},
-    trigger::{AnswerTopic, Trigger, check},
+    trigger::{AnswerTopic, Trigger, check, one_or_many},
 };
 use crate::{
     grants::Grants,

@@ -126,6 +126,8 @@ struct Places {
     frames: PathBuf,
     /// Model files.
     models: PathBuf,
+    /// Interpreters of text functions.
+    interpreters: PathBuf,
 }
 
 /// The stand-in's process.
@@ -364,6 +366,7 @@ impl Modules {
         let mut ours = vec![
             ("SHUNT_DATA_DIR", self.data_of(&module.name)?.display().to_string()),
             ("SHUNT_MODELS_DIR", self.places.models.display().to_string()),
+            ("SHUNT_INTERPRETERS_DIR", self.places.interpreters.display().to_string()),
             ("SHUNT_LOG_FORMAT", "json".to_owned()),
             // Modules find each other by what presence tells.
             ("SHUNT_ADVERTISE_HOST", "127.0.0.1".to_owned()),
@@ -447,7 +450,13 @@ impl Places {
             folder.join("frames")
         };
         std::fs::create_dir_all(&frames).with_context(|| format!("cannot make {}", frames.display()))?;
-        Ok(Self { programs, data: folder.join("data"), frames, models: chain::models_folder() })
+        Ok(Self {
+            programs,
+            data: folder.join("data"),
+            frames,
+            models: chain::models_folder(),
+            interpreters: chain::interpreters_folder(),
+        })
     }
 }
 

@@ -365,7 +365,7 @@ fn each_mistake_is_found_at_its_place_and_told_with_what_is_allowed() -> anyhow:
             error,
             "route",
             "",
-            "takes messages of \"kamera\", which is no module of this manifest; the modules are: bus, relay, gateway, sentiment, rules, emotion, inference, camera",
+            "takes messages of \"kamera\", which is no module of this manifest; the modules are: bus, relay, gateway, sentiment, rules, functions, emotion, inference, camera",
         ),
         (
             "H/routes/more",

@@ -72,6 +72,20 @@ fn our_containers_run_as_a_normal_user_read_only_and_without_capabilities() -> a
 }
 
 #[test]
+fn functions_of_strangers_cannot_take_all_the_memory_of_the_device() -> anyhow::Result<()> {
+    let mut limited = 0;
+    for (template, name, module) in modules()?.into_iter().filter(|(_, name, _)| name == "functions") {
+        let options = module.get("settings").and_then(create_options);
+        let options = options.ok_or_else(|| anyhow::anyhow!("{name} has no createOptions"))??;
+        let memory = options.pointer("/HostConfig/Memory").and_then(Value::as_u64);
+        assert_eq!(memory, Some(512 * 1024 * 1024), "{template}");
+        limited += 1;
+    }
+    assert_eq!(limited, 2);
+    Ok(())
+}
+
+#[test]
 fn ports_are_published_by_the_debug_template_only_and_on_loopback_only() -> anyhow::Result<()> {
     for (template, name, module) in modules()? {
         let options = module.get("settings").and_then(create_options);

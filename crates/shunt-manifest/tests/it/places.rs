@@ -9,8 +9,8 @@ use shunt_testkit::repo_root;
 pub(crate) const REGISTRY: &str = "registry.example:5000/shunt";
 
 /// The modules that there are.
-pub(crate) const MODULES: [&str; 8] =
-    ["bus", "camera", "emotion", "gateway", "inference", "relay", "rules", "sentiment"];
+pub(crate) const MODULES: [&str; 9] =
+    ["bus", "camera", "emotion", "functions", "gateway", "inference", "relay", "rules", "sentiment"];
 
 pub(crate) fn options() -> Options {
     let registry = ("CONTAINER_REGISTRY_ADDRESS".to_owned(), REGISTRY.to_owned());

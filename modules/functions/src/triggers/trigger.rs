@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, str::FromStr, time::Duration};
 
+use serde::{Deserialize, Deserializer};
 use shunt_module::Problems;
 use shunt_wire::{Kind, Name, Topic, TopicError, TopicFilter};
 
@@ -92,6 +93,20 @@ impl Trigger {
     pub(crate) fn is_any(&self) -> bool {
         !self.on.is_empty() || self.every.is_some()
     }
+}
+
+/// Reads filters: a list of texts, or a single text.
+pub(crate) fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "a text or a list of texts")]
+    enum Filters {
+        One(String),
+        Many(Vec<String>),
+    }
+    Ok(match Filters::deserialize(deserializer)? {
+        Filters::One(filter) => vec![filter],
+        Filters::Many(filters) => filters,
+    })
 }
 
 /// Notes each function whose answers would lead back to itself.
@@ -253,6 +268,14 @@ mod tests {
         check(&many.iter().map(String::as_str).collect::<Vec<_>>(), None, None, "17 filters");
         let found = problems("_own", &[], Some(5.0), Some("shunt/mood/+"));
         assert!(found[0].contains("an interval has no source"), "{found:?}");
+    }
+
+    #[test]
+    fn filters_are_a_list_or_a_single_text() {
+        let read = |text: &str| one_or_many(&mut serde_json::Deserializer::from_str(text));
+        assert_eq!(read(r#""shunt/emotion/#""#).unwrap(), ["shunt/emotion/#"]);
+        assert_eq!(read(r#"["a", "b"]"#).unwrap(), ["a", "b"]);
+        assert_eq!(read("7").unwrap_err().to_string(), "a text or a list of texts");
     }
 
     #[test]
