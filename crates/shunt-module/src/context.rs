@@ -34,6 +34,8 @@ pub struct Common {
     pub frames_dir: Option<PathBuf>,
     /// `SHUNT_MODELS_DIR`: model files (default `/models`).
     pub models_dir: PathBuf,
+    /// `SHUNT_INTERPRETERS_DIR`: the interpreters of text functions (default `/usr/share/shunt/interpreters`).
+    pub interpreters_dir: PathBuf,
     /// `SHUNT_DRAIN_LIMIT`: seconds to finish work after SIGTERM (default 8).
     pub drain_limit: Duration,
 }
@@ -84,12 +86,13 @@ pub struct Events(Arc<IdSequence>);
 // === impl Common ===
 
 impl Common {
-    /// All folders in one, for tests: `data`, `models`; no frames in shared memory.
+    /// All folders in one, for tests: `data`, `models`, `interpreters`; no frames in shared memory.
     pub fn in_folder(folder: &Path) -> Self {
         Self {
             data_dir: folder.join("data"),
             frames_dir: None,
             models_dir: folder.join("models"),
+            interpreters_dir: folder.join("interpreters"),
             drain_limit: Duration::from_secs(8),
         }
     }

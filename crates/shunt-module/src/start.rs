@@ -79,6 +79,11 @@ pub(crate) const VARIABLES: &[(&str, &str, &str)] = &[
     ),
     ("SHUNT_MODELS_DIR", "/models", "Folder of the model files."),
     (
+        "SHUNT_INTERPRETERS_DIR",
+        "/usr/share/shunt/interpreters",
+        "Folder of the interpreters that run text functions, compiled when the image or the demo was built.",
+    ),
+    (
         "SHUNT_LOG",
         "info",
         "Log level, or a filter as in info,relay=debug. Not set: IoT Edge's RuntimeLogLevel.",
@@ -472,6 +477,9 @@ impl<S: Settings> Start<S> {
             data_dir: get("SHUNT_DATA_DIR").unwrap_or_else(|| "/data".to_owned()).into(),
             frames_dir: get("SHUNT_FRAMES_DIR").map(PathBuf::from),
             models_dir: get("SHUNT_MODELS_DIR").unwrap_or_else(|| "/models".to_owned()).into(),
+            interpreters_dir: get("SHUNT_INTERPRETERS_DIR")
+                .unwrap_or_else(|| "/usr/share/shunt/interpreters".to_owned())
+                .into(),
             drain_limit,
         };
         let bus_url = get("SHUNT_BUS_URL").unwrap_or_else(|| {

@@ -4,6 +4,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use shunt_wire::{Topic, TopicFilter};
 
+use crate::name::FunctionName;
+
 /// What a function may reach. Nothing by default.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -41,4 +43,55 @@ pub struct Limits {
     pub memory_bytes: usize,
     /// Bytes that it may answer.
     pub output_bytes: usize,
+}
+
+/// Most topics, models and hosts of one function, of each.
+const MOST: usize = 32;
+/// The longest name of a bucket, store, model or host, in bytes.
+const LONGEST: usize = 255;
+
+// === impl Grants ===
+
+impl Grants {
+    /// What is wrong with it: the field, and a sentence.
+    pub(crate) fn problems(&self) -> Vec<(&'static str, String)> {
+        let mut problems = Vec::new();
+        if let Some(bucket) = &self.state
+            && (bucket.is_empty() || bucket.len() > LONGEST || bucket.chars().any(char::is_control))
+        {
+            problems
+                .push(("state", format!("a bucket's name has 1 to {LONGEST} bytes and no control signs")));
+        }
+        if let Some(store) = &self.store
+            && let Err(error) = store.parse::<FunctionName>()
+        {
+            problems.push(("store", error.to_string()));
+        }
+        for (field, list) in [("publish", &self.publish), ("models", &self.models), ("hosts", &self.hosts)] {
+            if list.len() > MOST {
+                problems.push((field, format!("there are {}, but at most {MOST} are taken", list.len())));
+            }
+            if list.iter().any(|entry| entry.is_empty() || entry.len() > LONGEST) {
+                problems.push((field, format!("each has 1 to {LONGEST} bytes")));
+            }
+        }
+        for filter in &self.publish {
+            if let Err(error) = filter.parse::<TopicFilter>() {
+                problems.push(("publish", error.to_string()));
+            }
+        }
+        for host in self.hosts.iter().filter(|host| !is_host(host)) {
+            problems.push(("hosts", format!("{host:?} is neither a host nor host:port")));
+        }
+        problems
+    }
+}
+
+/// Is it a host, or a host and a port, and nothing more?
+pub(crate) fn is_host(text: &str) -> bool {
+    let url = reqwest::Url::parse(&format!("http://{text}"));
+    let plain = url.is_ok_and(|url| {
+        url.has_host() && url.username().is_empty() && url.path() == "/" && url.query().is_none()
+    });
+    plain && !text.contains(['/', '@', '#', '?', '\\', '%']) && !text.contains(char::is_whitespace)
 }

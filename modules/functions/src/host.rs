@@ -31,6 +31,7 @@ use std::{
 use anyhow::Context as _;
 use bytes::Bytes;
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use shunt_wire::{Envelope, Mono, Stamps};
 use tokio::sync::{AcquireError, Semaphore, SemaphorePermit, TryAcquireError};
 use wasmtime::{Engine, InstancePre, component};
@@ -66,7 +67,8 @@ pub(crate) struct HostOptions {
 }
 
 /// What a file is, found by looking at it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum Kind {
     /// A component that exports `shunt:functions/handler`.
     Function,
@@ -81,6 +83,7 @@ pub(crate) enum Kind {
     /// Text with `def handle(req)`.
     Python,
     /// Text with `handle`.
+    #[serde(rename = "javascript")]
     JavaScript,
     /// What is always there; no WebAssembly.
     Echo,
@@ -274,6 +277,19 @@ impl Cause {
     pub(crate) fn lead_to(&self, event: &mut Envelope) {
         event.stamps = Some(self.stamps.follow(self.received_at));
         event.traceparent.clone_from(&self.traceparent);
+    }
+}
+
+// === impl Kind ===
+
+impl Kind {
+    /// The extension of its file.
+    pub(crate) fn extension(self) -> &'static str {
+        match self {
+            Self::Python => "py",
+            Self::JavaScript => "js",
+            _ => "wasm",
+        }
     }
 }
 

@@ -1,3 +1,5 @@
 //! The module `functions` as a program: see the library.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    shunt_module::main(functions::run)
+}

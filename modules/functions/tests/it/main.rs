@@ -1,1 +1,13 @@
-//! Integration tests.
+//! The module through its front door: real guests, a real bus, real requests.
+
+#![expect(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test ends by a panic"
+)]
+
+mod docs;
+mod library;
+mod yard;

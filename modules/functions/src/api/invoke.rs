@@ -1,0 +1,140 @@
+//! Calling functions.
+
+use std::collections::HashMap;
+
+use axum::{
+    extract::{Path, Request, State},
+    http::{HeaderMap, HeaderName, HeaderValue, header},
+    response::{IntoResponse, Response},
+};
+
+use super::{Api, Problem, body::Most};
+use crate::host::{Answer, Request as Call};
+
+/// Headers of a request that are none of the function's business: of this hop, or secrets of the module.
+const NOT_PASSED: &[&str] = &[
+    "connection",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "x-shunt-token",
+];
+
+/// Headers that a function cannot answer: of this hop, or such that bind a browser to more than this answer.
+const NOT_ANSWERED: &[&str] = &[
+    "alt-svc",
+    "clear-site-data",
+    "connection",
+    "content-length",
+    "content-security-policy",
+    "keep-alive",
+    "proxy-authenticate",
+    "public-key-pins",
+    "server-timing",
+    "service-worker-allowed",
+    "set-cookie",
+    "strict-transport-security",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "x-content-type-options",
+];
+
+/// Any method on `/NAME`, `/NAME/...`, `/function/NAME`, `/function/NAME/...`.
+pub(crate) async fn invoke(
+    State(api): State<Api>,
+    Path(parts): Path<HashMap<String, String>>,
+    request: Request,
+) -> Response {
+    let name = parts.get("name").map_or("", String::as_str);
+    match call(&api, name, request).await {
+        Ok(answer) => respond(answer),
+        Err(problem) => {
+            if problem.status.is_client_error() {
+                api.tally.bad_requests.with_label_values(&["/NAME"]).inc();
+            }
+            problem.into_response()
+        }
+    }
+}
+
+async fn call(api: &Api, name: &str, request: Request) -> Result<Answer, Problem> {
+    // Before the body is read.
+    let function = api.library.get(name).ok_or_else(|| Problem::unknown(name))?;
+    let most = Most { bytes: api.library.settings().max_body(), setting: "max_body_kb" };
+    let (method, uri) = (request.method().clone(), request.uri().clone());
+    let mut headers = request.headers().clone();
+    for name in NOT_PASSED {
+        headers.remove(*name);
+    }
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let content_type = content_type.unwrap_or_default().to_owned();
+    let path = behind_name(uri.path()).to_owned();
+    let (body, _room) = api.body(request, most).await?;
+    let call = Call {
+        name: name.to_owned(),
+        source: "http".to_owned(),
+        method,
+        path,
+        query: uri.query().unwrap_or_default().to_owned(),
+        headers,
+        content_type,
+        body,
+        cause: None,
+    };
+    api.library.call(&function, call).await.map_err(|error| Problem::of_call(name, &error))
+}
+
+/// What of a path is behind the function's name: empty, or beginning with `/`.
+fn behind_name(path: &str) -> &str {
+    let rest = path.strip_prefix("/function/").or_else(|| path.strip_prefix('/')).unwrap_or(path);
+    rest.find('/').and_then(|at| rest.get(at..)).unwrap_or_default()
+}
+
+/// A function's answer can be anything, also a page: a browser must take it for what it says to be, and run nothing of
+/// it as if it came from the module.
+pub(crate) fn respond(answer: Answer) -> Response {
+    let mut headers = HeaderMap::new();
+    for (name, value) in &answer.headers {
+        if !NOT_ANSWERED.contains(&name.as_str()) {
+            headers.append(name.clone(), value.clone());
+        }
+    }
+    let content_type = HeaderValue::from_str(&answer.content_type).ok().filter(|value| !value.is_empty());
+    if let Some(content_type) = content_type {
+        headers.insert(header::CONTENT_TYPE, content_type);
+    } else if !headers.contains_key(header::CONTENT_TYPE) {
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    }
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox"));
+    let took = format!("call;dur={:.3}", answer.took.as_secs_f64() * 1000.0);
+    if let Ok(took) = HeaderValue::from_str(&took) {
+        headers.insert(HeaderName::from_static("server-timing"), took);
+    }
+    (answer.status, headers, answer.body).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_path_behind_the_name_is_the_function_s() {
+        for (path, expected) in [
+            ("/echo", ""),
+            ("/echo/", "/"),
+            ("/echo/a/b", "/a/b"),
+            ("/function/echo", ""),
+            ("/function/echo/a", "/a"),
+            ("/function", ""),
+        ] {
+            assert_eq!(behind_name(path), expected, "{path}");
+        }
+    }
+}

@@ -1,0 +1,436 @@
+//! The installed functions: which there are, calling them, and how they come and go.
+
+mod install;
+mod shelf;
+mod statistics;
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use parking_lot::RwLock;
+use serde_json::{Value, json};
+use shunt_module::{Facts, Health};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use tokio::{
+    sync::{Mutex, Semaphore, watch},
+    task::spawn_blocking,
+    time::{interval, timeout},
+};
+use tokio_util::task::TaskTracker;
+
+pub(crate) use install::{Install, InstallError};
+pub(crate) use shelf::{Record, Shelf, Source, digest};
+use statistics::Statistics;
+
+use crate::{
+    grants::{Grants, Limits},
+    host::{Answer, CallError, Guest, Host, Kind, Request},
+    name::FunctionName,
+    reach::Reach,
+    settings::{FunctionSettings, FunctionsSettings},
+    tally::{FunctionTally, Tally},
+    triggers::Unanswered,
+};
+
+/// How long a call waits for a function that is still being prepared. It is answered 503 then.
+const PREPARING: Duration = Duration::from_secs(30);
+/// Installs in work and waiting. One more is refused: [`InstallError::Busy`].
+const INSTALLS: usize = 8;
+/// Functions that the reported twin lists: edgeHub takes 8 KiB of facts.
+const REPORTED: usize = 32;
+
+/// The installed functions; clones share them.
+#[derive(Clone)]
+pub(crate) struct Library(Arc<Inner>);
+
+struct Inner {
+    host: Host,
+    shelf: Shelf,
+    tally: Tally,
+    health: Health,
+    facts: Facts,
+    /// What the module ends with: an install that has begun is finished.
+    tasks: TaskTracker,
+    now: RwLock<Arc<Now>>,
+    /// Held while the list on disk and the one in memory change.
+    changes: Mutex<()>,
+    /// Preparing is heavy: one at a time, in the order in which they asked.
+    turn: Semaphore,
+    places: Arc<Semaphore>,
+}
+
+/// All that is in force, as one.
+struct Now {
+    settings: Arc<FunctionsSettings>,
+    functions: BTreeMap<FunctionName, Arc<Function>>,
+}
+
+/// An installed function with all that is in force for it. Whoever took one goes on with it while another takes its
+/// place.
+pub(crate) struct Function {
+    pub(crate) record: Record,
+    /// What it may reach: the settings' word, else that of the install request.
+    pub(crate) grants: Grants,
+    pub(crate) limits: Limits,
+    /// What the settings say of it.
+    pub(crate) said: FunctionSettings,
+    pub(crate) statistics: Arc<Statistics>,
+    tally: FunctionTally,
+    reach: Reach,
+    guest: Slot,
+}
+
+/// Where the guest is, or will be.
+type Slot = Arc<watch::Sender<Readiness>>;
+
+/// How far a guest is.
+#[derive(Debug, Clone)]
+enum Readiness {
+    Preparing,
+    Ready(Guest),
+    /// It cannot be prepared any more.
+    Failed(String),
+}
+
+/// Why a function gave no answer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum InvokeError {
+    /// The settings say so.
+    #[error("it is switched off by the setting functions.{0}.enabled")]
+    Off(FunctionName),
+    /// It is still being compiled.
+    #[error("it is still being prepared")]
+    Preparing,
+    /// It was installed once and cannot be prepared any more.
+    #[error("it cannot be prepared: {0}")]
+    Unprepared(String),
+    /// It is a state store: others' state goes through it, and nobody calls it.
+    #[error("it is a state store and answers no calls")]
+    Store,
+    /// The call itself.
+    #[error(transparent)]
+    Call(#[from] CallError),
+}
+
+/// What a library is made of.
+pub(crate) struct Parts {
+    pub(crate) host: Host,
+    pub(crate) shelf: Shelf,
+    pub(crate) tally: Tally,
+    pub(crate) health: Health,
+    pub(crate) facts: Facts,
+    pub(crate) tasks: TaskTracker,
+}
+
+/// The time now, RFC 3339 in UTC.
+pub(crate) fn now() -> String {
+    // Fails only beyond the year 9999.
+    let now = OffsetDateTime::now_utc();
+    let now = now.replace_nanosecond(now.millisecond() as u32 * 1_000_000).unwrap_or(now);
+    now.format(&Rfc3339).unwrap_or_else(|_| "1970-01-01T00:00:00Z".to_owned())
+}
+
+// === impl Library ===
+
+impl Library {
+    /// The functions that are on disk, and `echo`. None is prepared yet: [`Library::prepare_all`].
+    pub(crate) async fn open(parts: Parts, settings: Arc<FunctionsSettings>) -> anyhow::Result<Self> {
+        let Parts { host, shelf, tally, health, facts, tasks } = parts;
+        let (records, shelf) = spawn_blocking(move || (shelf.load(), shelf)).await?;
+        let library = Self(Arc::new(Inner {
+            host,
+            shelf,
+            tally,
+            health,
+            facts,
+            tasks,
+            now: RwLock::new(Arc::new(Now { settings: Arc::clone(&settings), functions: BTreeMap::new() })),
+            changes: Mutex::new(()),
+            turn: Semaphore::new(1),
+            places: Arc::new(Semaphore::new(INSTALLS)),
+        }));
+        let echo = Record::echo();
+        let records = records.into_values().chain([echo]);
+        let functions = records.map(|record| {
+            let slot = Slot::new(watch::Sender::new(Readiness::Preparing));
+            let function = library.function(record, slot, Arc::new(Statistics::new()), &settings);
+            (function.record.name.clone(), Arc::new(function))
+        });
+        let functions = functions.collect();
+        library.replace(Now { settings, functions });
+        Ok(library)
+    }
+
+    /// Prepares all that is not prepared yet, one after the other. One that cannot be prepared stays listed with its
+    /// error and keeps no other from it.
+    pub(crate) async fn prepare_all(&self) {
+        let mut waiting: Vec<_> = self.list();
+        // What is quick comes first.
+        waiting.sort_by_key(|function| (function.record.kind != Kind::Echo, function.record.size));
+        for function in waiting {
+            if !matches!(*function.guest.borrow(), Readiness::Preparing) {
+                continue;
+            }
+            let readiness = match self.prepare_kept(&function.record).await {
+                Ok(guest) => Readiness::Ready(guest),
+                Err(reason) => {
+                    tracing::error!(function = %function.record.name, reason, "A function cannot be prepared.");
+                    Readiness::Failed(reason)
+                }
+            };
+            function.guest.send_replace(readiness);
+            self.tell();
+        }
+    }
+
+    /// The settings in force.
+    pub(crate) fn settings(&self) -> Arc<FunctionsSettings> {
+        Arc::clone(&self.0.now.read().settings)
+    }
+
+    /// From now on these settings: grants and limits of each function follow. Calls in flight end with what they began
+    /// with.
+    pub(crate) async fn apply(&self, settings: Arc<FunctionsSettings>) {
+        let _changes = self.0.changes.lock().await;
+        let now = Arc::clone(&self.0.now.read());
+        let functions = now.functions.values().map(|function| {
+            let (slot, statistics) = (Arc::clone(&function.guest), Arc::clone(&function.statistics));
+            let function = self.function(function.record.clone(), slot, statistics, &settings);
+            (function.record.name.clone(), Arc::new(function))
+        });
+        let functions = functions.collect();
+        self.replace(Now { settings, functions });
+    }
+
+    /// A function by its name.
+    pub(crate) fn get(&self, name: &str) -> Option<Arc<Function>> {
+        let name: FunctionName = name.parse().ok()?;
+        self.0.now.read().functions.get(&name).cloned()
+    }
+
+    /// All of them, in the order of their names.
+    pub(crate) fn list(&self) -> Vec<Arc<Function>> {
+        self.0.now.read().functions.values().cloned().collect()
+    }
+
+    /// Calls a function, when it is prepared.
+    pub(crate) async fn call(&self, function: &Function, request: Request) -> Result<Answer, InvokeError> {
+        if function.said.enabled == Some(false) {
+            return Err(InvokeError::Off(function.record.name.clone()));
+        }
+        if function.record.kind == Kind::StateStore {
+            return Err(InvokeError::Store);
+        }
+        let guest = function.guest().await?;
+        let answered = self.0.host.call(&guest, request, function.limits, function.reach.clone()).await;
+        match answered {
+            Ok(answer) => {
+                function.tally.calls.inc();
+                function.tally.seconds.observe(answer.took.as_secs_f64());
+                function.statistics.answered(answer.took);
+                Ok(answer)
+            }
+            Err(error) => {
+                function.tally.failed(&error);
+                function.statistics.failed(&error);
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Calls a function, as triggers do.
+    pub(crate) async fn call_by_name(
+        &self,
+        name: &FunctionName,
+        request: Request,
+    ) -> Result<Answer, Unanswered> {
+        let function = self.get(name.as_str()).ok_or(Unanswered::NotInstalled)?;
+        self.call(&function, request).await.map_err(|error| match error {
+            InvokeError::Call(error) => error.into(),
+            // An event waits for a function that is being prepared.
+            InvokeError::Preparing => CallError::Busy.into(),
+            other => CallError::Failed(other.to_string()).into(),
+        })
+    }
+
+    /// Takes no more calls. Those that run have so long to end.
+    pub(crate) async fn stop(&self, limit: Duration) {
+        self.0.host.stop();
+        let idle = async {
+            let mut looks = interval(Duration::from_millis(20));
+            while self.0.host.in_flight() > 0 {
+                looks.tick().await;
+            }
+        };
+        if timeout(limit, idle).await.is_err() {
+            tracing::warn!("Functions still ran when the module was stopped; they were ended.");
+        }
+        self.0.host.end();
+    }
+
+    /// The file of a function.
+    pub(crate) async fn content(&self, function: &Function) -> std::io::Result<bytes::Bytes> {
+        let (shelf, digest) = (self.0.shelf.clone(), function.record.digest.clone());
+        spawn_blocking(move || shelf.read(&digest)).await?
+    }
+
+    /// All that is in force for a function.
+    fn function(
+        &self,
+        record: Record,
+        guest: Slot,
+        statistics: Arc<Statistics>,
+        settings: &FunctionsSettings,
+    ) -> Function {
+        let said = settings.of(&record.name).cloned().unwrap_or_default();
+        let grants = said.grants.clone().unwrap_or_else(|| record.grants.clone());
+        Function {
+            limits: settings.limits(&record.name, record.asked),
+            tally: self.0.tally.of(&record.name),
+            reach: Reach { name: record.name.clone(), grants: grants.clone() },
+            record,
+            grants,
+            said,
+            statistics,
+            guest,
+        }
+    }
+
+    /// Prepares what is on disk.
+    async fn prepare_kept(&self, record: &Record) -> Result<Guest, String> {
+        let Ok(_turn) = self.0.turn.acquire().await else { return Err("the module is ending".to_owned()) };
+        let (host, shelf, record) = (self.0.host.clone(), self.0.shelf.clone(), record.clone());
+        let prepared = spawn_blocking(move || {
+            let bytes = match record.kind {
+                Kind::Echo => bytes::Bytes::new(),
+                _ => shelf.read(&record.digest).map_err(|error| error.to_string())?,
+            };
+            host.prepare(&bytes, &record.digest, record.kind, &|_| ()).map_err(|error| error.to_string())
+        });
+        prepared.await.unwrap_or_else(|error| Err(format!("the work ended early: {error}")))
+    }
+
+    fn replace(&self, now: Now) {
+        let before = std::mem::replace(&mut *self.0.now.write(), Arc::new(now));
+        // Outside the lock: the last use of a guest gives much memory back.
+        drop(before);
+        self.tell();
+    }
+
+    /// Tells health, metrics and twin what there is.
+    fn tell(&self) {
+        let list = self.list();
+        let installed: Vec<_> = list.iter().filter(|function| !function.record.name.is_echo()).collect();
+        self.0.tally.installed.set(installed.len() as i64);
+        let (mut ready, mut failed) = (0, Vec::new());
+        for function in &installed {
+            match &*function.guest.borrow() {
+                Readiness::Ready(_) => ready += 1,
+                Readiness::Preparing => {}
+                Readiness::Failed(reason) => failed.push(format!("{}: {reason}", function.record.name)),
+            }
+        }
+        let mut note = format!("{ready} of {} are ready", installed.len());
+        if !failed.is_empty() {
+            note = format!("{note}; {}", failed.join("; "));
+        }
+        self.0.health.note("functions", note);
+        let listed: Vec<_> = installed.iter().take(REPORTED).map(|function| function.report()).collect();
+        self.0.facts.set("installed", json!({"count": installed.len(), "functions": listed}));
+    }
+}
+
+// === impl Function ===
+
+impl Function {
+    /// What it is.
+    pub(crate) fn kind(&self) -> Kind {
+        self.record.kind
+    }
+
+    /// Why it cannot be called, where it was installed and cannot be prepared any more.
+    pub(crate) fn error(&self) -> Option<String> {
+        match &*self.guest.borrow() {
+            Readiness::Failed(reason) => Some(reason.clone()),
+            Readiness::Preparing | Readiness::Ready(_) => None,
+        }
+    }
+
+    /// The guest, when it is prepared.
+    async fn guest(&self) -> Result<Guest, InvokeError> {
+        let mut watched = self.guest.subscribe();
+        let prepared = watched.wait_for(|readiness| !matches!(readiness, Readiness::Preparing));
+        match timeout(PREPARING, prepared).await {
+            Ok(Ok(readiness)) => match &*readiness {
+                Readiness::Ready(guest) => Ok(guest.clone()),
+                Readiness::Failed(reason) => Err(InvokeError::Unprepared(reason.clone())),
+                Readiness::Preparing => Err(InvokeError::Preparing),
+            },
+            Ok(Err(_)) | Err(_) => Err(InvokeError::Preparing),
+        }
+    }
+
+    /// Its entry in the listing.
+    pub(crate) fn describe(&self) -> Value {
+        let Record { name, digest, kind, file, size, source, installed_at, .. } = &self.record;
+        let state = match &*self.guest.borrow() {
+            Readiness::Preparing => "preparing",
+            Readiness::Ready(_) => "ready",
+            Readiness::Failed(_) => "failed",
+        };
+        let mut entry = json!({
+            "name": name,
+            "kind": kind,
+            "file": file,
+            "size": size,
+            "digest": digest,
+            "grants": self.grants,
+            "limits": {
+                "time_ms": self.limits.time_ms,
+                "memory_bytes": self.limits.memory_bytes,
+                "output_bytes": self.limits.output_bytes,
+            },
+            "triggers": {"on": self.said.on, "every_s": self.said.every_s, "publish": self.said.publish},
+            "enabled": self.said.enabled != Some(false),
+            "installed_by": source.word(),
+            "installed_at": installed_at,
+            "state": state,
+            "error": self.error(),
+        });
+        if let (Value::Object(entry), Value::Object(statistics)) = (&mut entry, self.statistics.describe()) {
+            entry.extend(statistics);
+        }
+        entry
+    }
+
+    /// Its entry in the reported twin, which has little room.
+    fn report(&self) -> Value {
+        let mut entry = json!({
+            "name": self.record.name,
+            "digest": self.record.digest.get(..12),
+            "kind": self.record.kind,
+        });
+        if let (Value::Object(entry), Some(error)) = (&mut entry, self.error()) {
+            entry.insert("error".to_owned(), error.chars().take(200).collect::<String>().into());
+        }
+        entry
+    }
+}
+
+// === impl Record ===
+
+impl Record {
+    /// The function that is always there.
+    fn echo() -> Self {
+        Self {
+            name: FunctionName::echo(),
+            digest: digest(b""),
+            kind: Kind::Echo,
+            file: String::new(),
+            size: 0,
+            grants: Grants::default(),
+            asked: crate::settings::Asked::default(),
+            source: Source::BuiltIn,
+            installed_at: now(),
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! How a function comes and goes: looked at, compiled, kept on disk, and put in place in one step.
+
+use std::{io, sync::Arc};
+
+use bytes::Bytes;
+use tokio::{
+    sync::{OwnedSemaphorePermit, watch},
+    task::spawn_blocking,
+};
+
+use super::{
+    Function, Library, Now, Readiness, Record, Slot, Source, Statistics, digest, now, shelf::Records,
+};
+use crate::{
+    grants::Grants,
+    host::{Guest, Kind, Progress, Refusal},
+    name::FunctionName,
+    settings::{Asked, FunctionsSettings},
+};
+
+/// A file that is to be a function.
+#[derive(Debug, Clone)]
+pub(crate) struct Install {
+    pub(crate) name: FunctionName,
+    pub(crate) bytes: Bytes,
+    /// The file's name, or empty: then it is the function's name with the extension of its kind.
+    pub(crate) file: String,
+    /// `py`, `js`, `wasm`: what the caller says that it is.
+    pub(crate) extension: Option<String>,
+    /// Hex sha256 that it must have.
+    pub(crate) digest: Option<String>,
+    pub(crate) grants: Grants,
+    pub(crate) asked: Asked,
+    pub(crate) source: Source,
+}
+
+/// Why a function was not installed, or not removed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum InstallError {
+    /// The function that is always there.
+    #[error("echo is built in and can be neither replaced nor removed")]
+    Echo,
+    /// Of this name.
+    #[error("there is no function {0:?}")]
+    Unknown(String),
+    /// The module twin's word goes before.
+    #[error("{0} is installed by the module twin, and only the module twin can replace or remove it")]
+    TwinsOwn(FunctionName),
+    /// The file is not the one that was meant.
+    #[error("its sha256 is {found}, but should be {expected}")]
+    Digest { expected: String, found: String },
+    /// More than the settings allow.
+    #[error("it has {found} bytes, but the setting {setting} allows {most}")]
+    TooLarge { found: usize, setting: &'static str, most: usize },
+    /// As many as there may be.
+    #[error("there are {0} functions, and the setting max_functions allows no more")]
+    TooMany(u32),
+    /// Limits or grants that cannot be given.
+    #[error("{0}")]
+    Asked(String),
+    /// It is no function.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// As many installs wait as may.
+    #[error("other functions are being installed; try again later")]
+    Busy,
+    /// It cannot be kept.
+    #[error("it cannot be kept on disk: {0}")]
+    Disk(#[from] io::Error),
+    /// The work did not come to its end.
+    #[error("the work ended early: {0}")]
+    Ended(String),
+}
+
+/// What is told of progress.
+pub(crate) type Told = Arc<dyn Fn(Progress) + Send + Sync>;
+
+/// A file that was looked at.
+struct Seen {
+    install: Install,
+    digest: String,
+    kind: Kind,
+}
+
+// === impl Install ===
+
+impl Install {
+    /// A function of this name and file, and nothing more said.
+    pub(crate) fn new(name: FunctionName, bytes: Bytes) -> Self {
+        Self {
+            name,
+            bytes,
+            file: String::new(),
+            extension: None,
+            digest: None,
+            grants: Grants::default(),
+            asked: Asked::default(),
+            source: Source::Http,
+        }
+    }
+}
+
+// === impl Library ===
+
+impl Library {
+    /// Installs a function, or puts it in the place of the one that has the name. When this returns, it is called, and
+    /// survives a kill. What has begun goes on also where nobody waits for it.
+    pub(crate) async fn install(&self, install: Install, told: Told) -> Result<Arc<Function>, InstallError> {
+        let place = self.place(&install.name, install.source)?;
+        let library = self.clone();
+        let work = self.0.tasks.spawn(async move {
+            let installed = library.install_now(install, told).await;
+            drop(place);
+            installed
+        });
+        let installed = work.await.unwrap_or_else(|error| Err(InstallError::Ended(error.to_string())));
+        self.0.tally.install(match &installed {
+            Ok(_) => "installed",
+            Err(InstallError::Disk(_) | InstallError::Ended(_) | InstallError::Busy) => "failed",
+            Err(_) => "refused",
+        });
+        installed
+    }
+
+    /// Removes a function; calls in flight end.
+    pub(crate) async fn remove(&self, name: &FunctionName, by: Source) -> Result<(), InstallError> {
+        let (library, name) = (self.clone(), name.clone());
+        let work = self.0.tasks.spawn(async move { library.remove_now(&name, by).await });
+        work.await.unwrap_or_else(|error| Err(InstallError::Ended(error.to_string())))
+    }
+
+    /// A place among the installs; says beforehand what can never be.
+    fn place(&self, name: &FunctionName, by: Source) -> Result<OwnedSemaphorePermit, InstallError> {
+        self.check_owner(name, by)?;
+        Arc::clone(&self.0.places).try_acquire_owned().map_err(|_| InstallError::Busy)
+    }
+
+    /// May this function be replaced or removed by this one?
+    pub(crate) fn check_owner(&self, name: &FunctionName, by: Source) -> Result<(), InstallError> {
+        if name.is_echo() {
+            return Err(InstallError::Echo);
+        }
+        let twins = self.settings().of(name).is_some_and(|said| said.url.is_some());
+        if by != Source::Twin && twins {
+            return Err(InstallError::TwinsOwn(name.clone()));
+        }
+        Ok(())
+    }
+
+    async fn install_now(&self, install: Install, told: Told) -> Result<Arc<Function>, InstallError> {
+        let settings = self.settings();
+        if install.source != Source::Twin
+            && let Some(problem) = install.asked.problem(&settings)
+        {
+            return Err(InstallError::Asked(problem));
+        }
+        if let Some((field, problem)) = install.grants.problems().into_iter().next() {
+            return Err(InstallError::Asked(format!("the grant {field}: {problem}")));
+        }
+        self.check_count(&install.name, &settings)?;
+        let host = self.0.host.clone();
+        let seen = heavy(move || {
+            let (digest, bytes) = (digest(&install.bytes), &install.bytes);
+            if let Some(expected) = install.digest.as_ref().filter(|expected| **expected != digest) {
+                return Err(InstallError::Digest { expected: expected.clone(), found: digest });
+            }
+            let kind = host.inspect(bytes, install.extension.as_deref())?;
+            check_size(kind, bytes.len(), &settings)?;
+            Ok(Seen { digest, kind, install })
+        });
+        let seen = seen.await?;
+        let (seen, guest) = self.prepare_seen(seen, told).await?;
+        self.put(seen, guest).await
+    }
+
+    /// Compiles, when its turn comes.
+    async fn prepare_seen(&self, seen: Seen, told: Told) -> Result<(Seen, Guest), InstallError> {
+        let turn = self.0.turn.acquire().await;
+        let _turn = turn.map_err(|_| InstallError::Ended("the module is ending".to_owned()))?;
+        let host = self.0.host.clone();
+        let prepared = heavy(move || {
+            let guest = host.prepare(&seen.install.bytes, &seen.digest, seen.kind, &*told)?;
+            Ok((seen, guest))
+        });
+        prepared.await
+    }
+
+    /// Keeps it on disk and puts it in its place.
+    async fn put(&self, seen: Seen, guest: Guest) -> Result<Arc<Function>, InstallError> {
+        let _changes = self.0.changes.lock().await;
+        let before = Arc::clone(&self.0.now.read());
+        let Seen { install, digest, kind } = seen;
+        // Meanwhile the settings may have changed, and others may have come.
+        self.check_owner(&install.name, install.source)?;
+        self.check_count(&install.name, &before.settings)?;
+        let file = if install.file.is_empty() {
+            format!("{}.{}", install.name, kind.extension())
+        } else {
+            install.file
+        };
+        let record = Record {
+            name: install.name,
+            digest,
+            kind,
+            file,
+            size: install.bytes.len() as u64,
+            grants: install.grants,
+            asked: install.asked,
+            source: install.source,
+            installed_at: now(),
+        };
+        let mut records = before.records();
+        records.insert(record.name.clone(), record.clone());
+        let (shelf, bytes, digest) = (self.0.shelf.clone(), install.bytes, record.digest.clone());
+        let kept = heavy(move || {
+            shelf.keep(&digest, &bytes)?;
+            shelf.save(&records)?;
+            shelf.sweep(&records);
+            Ok(())
+        });
+        kept.await?;
+        // Of the same file, the numbers go on.
+        let same = before.functions.get(&record.name).filter(|before| before.record.digest == record.digest);
+        let statistics =
+            same.map_or_else(|| Arc::new(Statistics::new()), |before| Arc::clone(&before.statistics));
+        let slot = Slot::new(watch::Sender::new(Readiness::Ready(guest)));
+        let function = Arc::new(self.function(record, slot, statistics, &before.settings));
+        let mut functions = before.functions.clone();
+        functions.insert(function.record.name.clone(), Arc::clone(&function));
+        self.replace(Now { settings: Arc::clone(&before.settings), functions });
+        tracing::info!(
+            function = %function.record.name, kind = ?kind, digest = function.record.digest, "A function is installed."
+        );
+        Ok(function)
+    }
+
+    async fn remove_now(&self, name: &FunctionName, by: Source) -> Result<(), InstallError> {
+        let _changes = self.0.changes.lock().await;
+        self.check_owner(name, by)?;
+        let before = Arc::clone(&self.0.now.read());
+        if !before.functions.contains_key(name) {
+            return Err(InstallError::Unknown(name.to_string()));
+        }
+        let mut records = before.records();
+        records.remove(name);
+        let shelf = self.0.shelf.clone();
+        let kept = heavy(move || {
+            shelf.save(&records)?;
+            shelf.sweep(&records);
+            Ok(())
+        });
+        kept.await?;
+        let mut functions = before.functions.clone();
+        functions.remove(name);
+        self.replace(Now { settings: Arc::clone(&before.settings), functions });
+        self.0.tally.forget(name);
+        tracing::info!(function = %name, "A function is removed.");
+        Ok(())
+    }
+
+    /// Is there room for one of this name?
+    fn check_count(&self, name: &FunctionName, settings: &FunctionsSettings) -> Result<(), InstallError> {
+        let now = self.0.now.read();
+        // Besides `echo`.
+        let full = now.functions.len() > settings.max_functions as usize;
+        if full && !now.functions.contains_key(name) {
+            return Err(InstallError::TooMany(settings.max_functions));
+        }
+        Ok(())
+    }
+}
+
+fn check_size(kind: Kind, found: usize, settings: &FunctionsSettings) -> Result<(), InstallError> {
+    let (setting, most) = match kind {
+        Kind::Python | Kind::JavaScript => ("max_text_kb", settings.max_text_kb),
+        _ => ("max_file_kb", settings.max_file_kb),
+    };
+    let most = most as usize * 1024;
+    if found > most {
+        return Err(InstallError::TooLarge { found, setting, most });
+    }
+    Ok(())
+}
+
+/// Work that takes its time, on a thread for it (law 6).
+async fn heavy<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, InstallError> + Send + 'static,
+) -> Result<T, InstallError> {
+    spawn_blocking(work).await.unwrap_or_else(|error| Err(InstallError::Ended(error.to_string())))
+}
+
+// === impl Now ===
+
+impl Now {
+    /// What is on disk.
+    fn records(&self) -> Records {
+        let installed = self.functions.values().filter(|function| function.record.source != Source::BuiltIn);
+        installed.map(|function| (function.record.name.clone(), function.record.clone())).collect()
+    }
+}
