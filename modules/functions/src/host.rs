@@ -13,6 +13,7 @@ mod limits;
 mod log;
 mod prepare;
 mod program;
+pub(crate) mod text;
 mod web;
 mod workers;
 pub(crate) mod world;
@@ -223,6 +224,7 @@ enum Code {
     Command(CommandPre<Scene>),
     WasiP1(InstancePre<Script>),
     StateStore(StateStoreExportsPre<Scene>),
+    Text(text::Text),
 }
 
 /// The host; clones share it.
@@ -245,6 +247,7 @@ struct HostInner {
     counter: Arc<Counter>,
     clock: Clock,
     workers: Workers,
+    interpreters: text::Interpreters,
     /// One permit for each call that runs; closed when the host stops.
     places: Semaphore,
     /// One permit for each instance that outlives a call.
@@ -333,7 +336,7 @@ impl Host {
         let cache = Cache::open(&options.compiled, &engine);
         let clock = Clock::begin(&engine, options.workers).context("no thread for the clock of functions")?;
         let workers = Workers::begin(options.workers).context("no threads for functions")?;
-        Ok(Self(Arc::new(HostInner {
+        let host = Self(Arc::new(HostInner {
             engine,
             components,
             modules,
@@ -341,13 +344,16 @@ impl Host {
             cache,
             compiling: Mutex::new(()),
             counter,
+            interpreters: text::Interpreters::new(options.interpreters.clone()),
             clock,
             workers,
             places: Semaphore::new(options.calls),
             spare: Arc::new(Semaphore::new(engine::SPARE)),
             waiting: AtomicUsize::new(0),
             options,
-        })))
+        }));
+        host.load_interpreters().context("no thread to load the interpreters")?;
+        Ok(host)
     }
 
     /// What the bytes are, without compiling them; `extension` (`py`, `js`, `wasm` or nothing) tells the language of a
@@ -367,8 +373,7 @@ impl Host {
     ) -> Result<Guest, Refusal> {
         match kind {
             Kind::Echo => Ok(Guest::echo()),
-            Kind::Python => Err(Refusal::NoInterpreter("Python")),
-            Kind::JavaScript => Err(Refusal::NoInterpreter("JavaScript")),
+            Kind::Python | Kind::JavaScript => self.prepare_text(bytes, kind),
             _ => prepare::prepare(&self.0, bytes, digest, kind, progress),
         }
     }

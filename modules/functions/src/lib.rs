@@ -45,6 +45,7 @@ use crate::{
 };
 pub use crate::{
     grants::Grants,
+    host::text::Prepared,
     name::{FunctionName, FunctionNameError},
     settings::{FunctionSettings, FunctionsSettings, Installs},
 };
@@ -132,4 +133,13 @@ pub fn metrics_table() -> anyhow::Result<String> {
     let collectors: Vec<_> = own.into_iter().chain(triggers::Tally::new()?.collectors()).collect();
     let collectors: Vec<_> = collectors.iter().map(AsRef::as_ref).collect();
     Ok(shunt_module::docs::metrics_table(&collectors))
+}
+
+/// Compiles the interpreters of text functions in a folder, for engines of this program's settings and version. What
+/// is there already is left alone; what was made for other engines is removed.
+///
+/// # Errors
+/// Where an interpreter is missing or cannot be compiled, or the folder cannot be written.
+pub fn compile_interpreters(folder: &std::path::Path) -> anyhow::Result<Vec<Prepared>> {
+    host::text::compile_ahead(folder)
 }

@@ -20,6 +20,11 @@ pub(crate) struct Reach {
 // === impl Reach ===
 
 impl Reach {
+    /// What reaches nothing: the text of a function is run so when it is installed.
+    pub(crate) fn nothing() -> Self {
+        Self { name: FunctionName::echo(), grants: Grants::default() }
+    }
+
     /// A line that the function printed; for its log.
     pub(crate) fn log_line(&self, line: &str) {
         tracing::debug!(function = %self.name, line, "A function printed.");

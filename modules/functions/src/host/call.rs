@@ -11,7 +11,7 @@ use super::{
     context::{self, Scene, Stage},
     log::LogLines,
     program::{self, TooLong},
-    web,
+    text, web,
     world::function::{FunctionPre, exports::shunt::functions::handler},
 };
 use crate::{grants::Limits, reach::Reach};
@@ -36,6 +36,7 @@ pub(super) async fn call(
                 "it is a state store: other functions' state goes through it".to_owned(),
             ));
         }
+        Code::Text(text) => text::call(engine, text, request, limits, reach).await?,
     };
     if answer.body.len() > limits.output_bytes {
         return Err(CallError::Output(limits.output_bytes));

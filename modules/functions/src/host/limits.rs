@@ -37,6 +37,11 @@ impl Limiter {
         Self { memory_bytes: limits.memory_bytes, used_bytes: 0, table_elements: 0, refused_memory: false }
     }
 
+    /// From now on it may take so many bytes more.
+    pub(super) fn allow_more(&mut self, memory_bytes: usize) {
+        self.memory_bytes = self.used_bytes.saturating_add(memory_bytes);
+    }
+
     /// Did the guest want more memory than it may have?
     pub(crate) fn refused_memory(&self) -> bool {
         self.refused_memory
