@@ -3,6 +3,7 @@
 mod bus;
 mod chain;
 mod contestant;
+mod functions;
 mod inference;
 mod page;
 mod rules;
@@ -26,6 +27,7 @@ pub(crate) struct Bench {
 enum Action {
     Bus(bus::BusBench),
     Chain(chain::ChainBench),
+    Functions(functions::FunctionsBench),
     Rules(rules::RulesBench),
     Inference(inference::InferenceBench),
     Sentiment(sentiment::SentimentBench),
@@ -38,6 +40,7 @@ impl Bench {
         match self.action {
             Action::Bus(bus) => bus.run().await,
             Action::Chain(chain) => chain.run().await,
+            Action::Functions(functions) => functions.run().await,
             Action::Rules(rules) => rules.run().await,
             Action::Inference(inference) => inference.run().await,
             Action::Sentiment(sentiment) => sentiment.run().await,
