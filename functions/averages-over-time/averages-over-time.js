@@ -10,11 +10,11 @@ const KEY = "sum";
 const TRIES = 100;
 
 function read() {
-  const entry = shunt.state.get(KEY);
-  if (entry === null || entry === undefined) {
+  const entry = shunt.state.entry(KEY);
+  if (entry === undefined) {
     return { etag: "", known: { sum: 0, count: 0, calls: 0 } };
   }
-  return { etag: entry.etag, known: JSON.parse(entry.text()) };
+  return { etag: entry.etag, known: JSON.parse(entry.value) };
 }
 
 function answer(known, mean) {
@@ -27,7 +27,7 @@ export function handle(req) {
   if (text === "") {
     return answer(read().known, null);
   }
-  const numbers = text.split(",").map(Number);
+  const numbers = text.split(",").map((word) => (word.trim() === "" ? NaN : Number(word)));
   if (numbers.some(Number.isNaN)) {
     throw new Error("numbers that are separated by commas are wanted");
   }
@@ -35,8 +35,11 @@ export function handle(req) {
   for (let tries = 0; tries < TRIES; tries++) {
     const { etag, known } = read();
     const next = { sum: known.sum + sum, count: known.count + numbers.length, calls: known.calls + 1 };
-    if (shunt.state.set(KEY, JSON.stringify(next), etag)) {
+    try {
+      shunt.state.set(KEY, next, etag);
       return answer(next, sum / numbers.length);
+    } catch (error) {
+      if (!(error instanceof shunt.Conflict)) throw error;
     }
   }
   throw new Error("others were always quicker");

@@ -16,6 +16,7 @@ mod classify;
 mod control;
 mod doctor;
 mod emotion;
+mod function;
 mod invoke;
 mod manifest;
 mod method;
@@ -59,6 +60,7 @@ enum Command {
     Emotion(emotion::Emotion),
     Sentiment(sentiment::Sentiment),
     Rules(rules::Rules),
+    Function(function::Function),
     Manifest(manifest::Manifest),
     Doctor(doctor::Doctor),
     #[command(hide = true)]
@@ -127,6 +129,7 @@ fn start(command: Command, started: Mono) -> anyhow::Result<ExitCode> {
             Command::Emotion(emotion) => return emotion.run().await,
             Command::Sentiment(sentiment) => return sentiment.run().await,
             Command::Rules(rules) => return rules.run().await,
+            Command::Function(function) => return function.run().await,
             Command::Manifest(manifest) => return manifest.run(),
             Command::Doctor(doctor) => return doctor.run().await,
             Command::Child(_) | Command::BenchPeer(_) | Command::BenchModel(_) => {}

@@ -3,6 +3,8 @@
 //! It promises: whatever the bytes, the answer is a picture or a sentence that says what is wrong; no more than
 //! [`PIXELS`] are ever decoded. Of an animated PNG it sees the first picture. Files are not turned by their EXIF.
 
+mod baseline;
+
 use std::io::Cursor;
 
 use zune_core::{colorspace::ColorSpace, options::DecoderOptions};
@@ -126,6 +128,15 @@ pub fn luma(red: u8, green: u8, blue: u8) -> u8 {
 
 /// Decodes a JPEG file: grey as the file has it, without a look at its colours; else RGB.
 pub fn jpeg(file: &[u8], grey: bool) -> Result<Picture, String> {
+    if let Some(plane) = grey.then(|| baseline::luma(file, PIXELS)).flatten() {
+        let baseline::Plane { width, height, pixels } = plane;
+        return Ok(Picture { width, height, colour: Colour::Grey, pixels });
+    }
+    decoded(file, grey)
+}
+
+/// Decodes a JPEG file of any kind.
+fn decoded(file: &[u8], grey: bool) -> Result<Picture, String> {
     let options = DecoderOptions::default().set_max_width(65_535).set_max_height(65_535);
     let mut decoder = JpegDecoder::new_with_options(Cursor::new(file), options);
     let broken = |error: zune_jpeg::errors::DecodeErrors| format!("the JPEG file cannot be read: {error:?}");
