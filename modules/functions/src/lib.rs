@@ -22,6 +22,7 @@
 //! ```
 
 mod api;
+mod fetch;
 mod grants;
 mod host;
 mod library;
@@ -31,14 +32,15 @@ mod settings;
 mod tally;
 mod triggers;
 
-use std::{num::NonZeroUsize, pin::Pin, sync::Arc, thread};
+use std::{pin::Pin, sync::Arc};
 
 use anyhow::Context as _;
-use shunt_module::Context;
+use serde_json::json;
+use shunt_module::{Context, Problems};
 
 use crate::{
     api::Api,
-    host::{Host, HostOptions},
+    fetch::Fetcher,
     library::{Library, Parts, Shelf},
     tally::Tally,
     triggers::Triggers,
@@ -50,9 +52,6 @@ pub use crate::{
     settings::{FunctionSettings, FunctionsSettings, Installs},
 };
 
-/// Calls that run at a time, besides those that wait: each has an instance from the pool.
-const CALLS: usize = 64;
-
 /// Runs the module until shutdown.
 pub async fn run(mut context: Context<FunctionsSettings>) -> anyhow::Result<()> {
     let (tally, trigger_tally) = (Tally::new()?, triggers::Tally::new()?);
@@ -62,12 +61,9 @@ pub async fn run(mut context: Context<FunctionsSettings>) -> anyhow::Result<()> 
     }
     let settings = context.settings.current();
     let shelf = Shelf::open(&context.common.data_dir).context("the folder of functions cannot be used")?;
-    let interpreters = context.common.interpreters_dir.clone();
-    let host =
-        Host::new(host_options(&settings, &shelf, interpreters)).context("the host cannot be set up")?;
     let parts = Parts {
-        host,
         shelf,
+        interpreters: context.common.interpreters_dir.clone(),
         tally: tally.clone(),
         health: context.health.clone(),
         facts: context.facts.clone(),
@@ -75,7 +71,14 @@ pub async fn run(mut context: Context<FunctionsSettings>) -> anyhow::Result<()> 
     };
     let library = Library::open(parts, settings).await?;
     let listens = context.listener.local_addr().context("the listener has no address")?;
-    context.serve(api::routes(&Api::new(library.clone(), tally, listens)));
+    let (fetcher, shutdown) = (Fetcher::default(), context.shutdown.clone());
+    let listing = library.clone();
+    context.methods.on("list", move |_| {
+        let list: Vec<_> = listing.list().iter().map(|function| function.describe()).collect();
+        async move { (200, list.into()) }
+    })?;
+    let mut reloads = context.methods.queue("reload")?;
+    context.serve(api::routes(&Api::new(library.clone(), tally, fetcher.clone(), listens)));
     let mut triggers = {
         let (calling, granting) = (library.clone(), library.clone());
         let call = Arc::new(move |name, request| -> Pin<Box<dyn Future<Output = _> + Send>> {
@@ -88,43 +91,47 @@ pub async fn run(mut context: Context<FunctionsSettings>) -> anyhow::Result<()> 
         Triggers::new(&context, trigger_tally, call, granted)
     };
     triggers.set(&library.settings().triggers());
-    let preparing = {
-        let library = library.clone();
-        let shutdown = context.shutdown.clone();
-        context.tasks.spawn(async move { shutdown.run_until_cancelled(library.prepare_all()).await })
+    let until_stopped = |work: Pin<Box<dyn Future<Output = ()> + Send>>| {
+        let shutdown = shutdown.clone();
+        context.tasks.spawn(async move { shutdown.run_until_cancelled(work).await })
     };
+    let prepare = || {
+        let library = library.clone();
+        until_stopped(Box::pin(async move { library.prepare_all().await }))
+    };
+    prepare();
+    until_stopped(Box::pin({
+        let (library, changes) = (library.clone(), library.twin_changes());
+        async move { library.follow_twin(fetcher, changes).await }
+    }));
     loop {
         tokio::select! {
-            () = context.shutdown.cancelled() => break,
-            change = context.settings.change() => {
-                library.apply(Arc::clone(&change.settings)).await;
-                triggers.set(&change.settings.triggers());
-                change.accept();
+            () = shutdown.cancelled() => break,
+            call = reloads.next() => {
+                library.try_twin_again();
+                call.answer(200, json!({"message": "functions of the module twin that are missing are fetched again"}));
             }
+            change = context.settings.change() => match library.apply(Arc::clone(&change.settings)).await {
+                Ok(another) => {
+                    triggers.set(&change.settings.triggers());
+                    if another {
+                        prepare();
+                    }
+                    change.accept();
+                }
+                Err(error) => {
+                    let mut problems = Problems::default();
+                    problems.note("workers", format!("the host cannot be set up so: {error:#}"));
+                    change.refuse(problems);
+                }
+            },
         }
     }
     // Held until the end, so that the broker keeps what comes meanwhile.
     let subscriptions = triggers.end().await;
-    preparing.await.context("the functions were not prepared to the end")?;
-    library.stop(context.common.drain_limit / 2).await;
+    library.stop(context.common.drain_limit / 4).await;
     drop(subscriptions);
     Ok(())
-}
-
-fn host_options(
-    settings: &FunctionsSettings,
-    shelf: &Shelf,
-    interpreters: std::path::PathBuf,
-) -> HostOptions {
-    let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    HostOptions {
-        workers: if settings.workers == 0 { cores } else { settings.workers as usize },
-        calls: CALLS,
-        queue: settings.queue as usize,
-        memory_bytes: settings.most_memory(),
-        compiled: shelf.compiled(),
-        interpreters,
-    }
 }
 
 /// The table of the module's metrics, in Markdown, for the reference.

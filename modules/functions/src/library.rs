@@ -3,8 +3,18 @@
 mod install;
 mod shelf;
 mod statistics;
+mod twin;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use anyhow::Context as _;
 
 use parking_lot::RwLock;
 use serde_json::{Value, json};
@@ -17,13 +27,13 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
-pub(crate) use install::{Install, InstallError};
+pub(crate) use install::{Install, InstallError, Place, split_extension};
 pub(crate) use shelf::{Record, Shelf, Source, digest};
 use statistics::Statistics;
 
 use crate::{
     grants::{Grants, Limits},
-    host::{Answer, CallError, Guest, Host, Kind, Request},
+    host::{Answer, CallError, Guest, Host, HostOptions, Kind, Request},
     name::FunctionName,
     reach::Reach,
     settings::{FunctionSettings, FunctionsSettings},
@@ -38,12 +48,19 @@ const INSTALLS: usize = 8;
 /// Functions that the reported twin lists: edgeHub takes 8 KiB of facts.
 const REPORTED: usize = 32;
 
+/// Characters of an error that the reported twin tells.
+const TROUBLE: usize = 200;
+/// Calls that run at a time, besides those that wait: each has an instance from the pool.
+const CALLS: usize = 64;
+
 /// The installed functions; clones share them.
 #[derive(Clone)]
 pub(crate) struct Library(Arc<Inner>);
 
 struct Inner {
-    host: Host,
+    /// The host in force and its running number: settings may want another.
+    host: RwLock<(u64, Host)>,
+    interpreters: PathBuf,
     shelf: Shelf,
     tally: Tally,
     health: Health,
@@ -56,6 +73,10 @@ struct Inner {
     /// Preparing is heavy: one at a time, in the order in which they asked.
     turn: Semaphore,
     places: Arc<Semaphore>,
+    /// Why functions of the module twin are not installed, by name.
+    troubles: parking_lot::Mutex<BTreeMap<FunctionName, String>>,
+    /// Tells that the module twin's functions are to be looked at anew.
+    twin_changed: watch::Sender<()>,
 }
 
 /// All that is in force, as one.
@@ -83,12 +104,21 @@ pub(crate) struct Function {
 type Slot = Arc<watch::Sender<Readiness>>;
 
 /// How far a guest is.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 enum Readiness {
     Preparing,
-    Ready(Guest),
+    Ready(Prepared),
     /// It cannot be prepared any more.
     Failed(String),
+}
+
+/// A guest with the host that it was prepared by.
+#[derive(Clone)]
+struct Prepared {
+    /// The host's running number.
+    generation: u64,
+    host: Host,
+    guest: Guest,
 }
 
 /// Why a function gave no answer.
@@ -113,12 +143,25 @@ pub(crate) enum InvokeError {
 
 /// What a library is made of.
 pub(crate) struct Parts {
-    pub(crate) host: Host,
     pub(crate) shelf: Shelf,
+    /// Where the interpreters of text functions are.
+    pub(crate) interpreters: PathBuf,
     pub(crate) tally: Tally,
     pub(crate) health: Health,
     pub(crate) facts: Facts,
     pub(crate) tasks: TaskTracker,
+}
+
+fn make_host(settings: &FunctionsSettings, shelf: &Shelf, interpreters: &Path) -> anyhow::Result<Host> {
+    let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    Host::new(HostOptions {
+        workers: if settings.workers == 0 { cores } else { settings.workers as usize },
+        calls: CALLS,
+        queue: settings.queue as usize,
+        memory_bytes: settings.most_memory(),
+        compiled: shelf.compiled(),
+        interpreters: interpreters.to_owned(),
+    })
 }
 
 /// The time now, RFC 3339 in UTC.
@@ -134,10 +177,12 @@ pub(crate) fn now() -> String {
 impl Library {
     /// The functions that are on disk, and `echo`. None is prepared yet: [`Library::prepare_all`].
     pub(crate) async fn open(parts: Parts, settings: Arc<FunctionsSettings>) -> anyhow::Result<Self> {
-        let Parts { host, shelf, tally, health, facts, tasks } = parts;
+        let Parts { shelf, interpreters, tally, health, facts, tasks } = parts;
+        let host = make_host(&settings, &shelf, &interpreters).context("the host cannot be set up")?;
         let (records, shelf) = spawn_blocking(move || (shelf.load(), shelf)).await?;
         let library = Self(Arc::new(Inner {
-            host,
+            host: RwLock::new((0, host)),
+            interpreters,
             shelf,
             tally,
             health,
@@ -147,6 +192,8 @@ impl Library {
             changes: Mutex::new(()),
             turn: Semaphore::new(1),
             places: Arc::new(Semaphore::new(INSTALLS)),
+            troubles: parking_lot::Mutex::default(),
+            twin_changed: watch::Sender::new(()),
         }));
         let echo = Record::echo();
         let records = records.into_values().chain([echo]);
@@ -160,18 +207,22 @@ impl Library {
         Ok(library)
     }
 
-    /// Prepares all that is not prepared yet, one after the other. One that cannot be prepared stays listed with its
-    /// error and keeps no other from it.
+    /// Prepares all that is not prepared by the host in force, one after the other. One that cannot be prepared stays
+    /// listed with its error and keeps no other from it.
     pub(crate) async fn prepare_all(&self) {
-        let mut waiting: Vec<_> = self.list();
+        let mut waiting = self.list();
         // What is quick comes first.
         waiting.sort_by_key(|function| (function.record.kind != Kind::Echo, function.record.size));
         for function in waiting {
-            if !matches!(*function.guest.borrow(), Readiness::Preparing) {
+            if function.generation().is_some_and(|generation| generation == self.host().0) {
+                continue;
+            }
+            let still = self.get(function.record.name.as_str());
+            if still.is_none_or(|still| still.record.digest != function.record.digest) {
                 continue;
             }
             let readiness = match self.prepare_kept(&function.record).await {
-                Ok(guest) => Readiness::Ready(guest),
+                Ok(prepared) => Readiness::Ready(prepared),
                 Err(reason) => {
                     tracing::error!(function = %function.record.name, reason, "A function cannot be prepared.");
                     Readiness::Failed(reason)
@@ -182,15 +233,37 @@ impl Library {
         }
     }
 
+    /// The host in force and its running number.
+    fn host(&self) -> (u64, Host) {
+        self.0.host.read().clone()
+    }
+
+    /// Looks at the module twin's functions anew, at once.
+    pub(crate) fn try_twin_again(&self) {
+        self.0.twin_changed.send_replace(());
+    }
+
+    /// Tells of it.
+    pub(crate) fn twin_changes(&self) -> watch::Receiver<()> {
+        self.0.twin_changed.subscribe()
+    }
+
     /// The settings in force.
     pub(crate) fn settings(&self) -> Arc<FunctionsSettings> {
         Arc::clone(&self.0.now.read().settings)
     }
 
     /// From now on these settings: grants and limits of each function follow. Calls in flight end with what they began
-    /// with.
-    pub(crate) async fn apply(&self, settings: Arc<FunctionsSettings>) {
+    /// with. Where the settings want another host, functions go on in the one before until the new one has prepared
+    /// them: call [`Library::prepare_all`] then, which is said by the answer.
+    pub(crate) async fn apply(&self, settings: Arc<FunctionsSettings>) -> anyhow::Result<bool> {
         let _changes = self.0.changes.lock().await;
+        let another = self.settings().host() != settings.host();
+        if another {
+            let host = make_host(&settings, &self.0.shelf, &self.0.interpreters)?;
+            let mut now = self.0.host.write();
+            *now = (now.0 + 1, host);
+        }
         let now = Arc::clone(&self.0.now.read());
         let functions = now.functions.values().map(|function| {
             let (slot, statistics) = (Arc::clone(&function.guest), Arc::clone(&function.statistics));
@@ -199,6 +272,8 @@ impl Library {
         });
         let functions = functions.collect();
         self.replace(Now { settings, functions });
+        self.try_twin_again();
+        Ok(another)
     }
 
     /// A function by its name.
@@ -220,8 +295,8 @@ impl Library {
         if function.record.kind == Kind::StateStore {
             return Err(InvokeError::Store);
         }
-        let guest = function.guest().await?;
-        let answered = self.0.host.call(&guest, request, function.limits, function.reach.clone()).await;
+        let Prepared { host, guest, .. } = function.prepared().await?;
+        let answered = host.call(&guest, request, function.limits, function.reach.clone()).await;
         match answered {
             Ok(answer) => {
                 function.tally.calls.inc();
@@ -254,17 +329,18 @@ impl Library {
 
     /// Takes no more calls. Those that run have so long to end.
     pub(crate) async fn stop(&self, limit: Duration) {
-        self.0.host.stop();
+        let (_, host) = self.host();
+        host.stop();
         let idle = async {
             let mut looks = interval(Duration::from_millis(20));
-            while self.0.host.in_flight() > 0 {
+            while host.in_flight() > 0 {
                 looks.tick().await;
             }
         };
         if timeout(limit, idle).await.is_err() {
             tracing::warn!("Functions still ran when the module was stopped; they were ended.");
         }
-        self.0.host.end();
+        host.end();
     }
 
     /// The file of a function.
@@ -296,15 +372,17 @@ impl Library {
     }
 
     /// Prepares what is on disk.
-    async fn prepare_kept(&self, record: &Record) -> Result<Guest, String> {
+    async fn prepare_kept(&self, record: &Record) -> Result<Prepared, String> {
         let Ok(_turn) = self.0.turn.acquire().await else { return Err("the module is ending".to_owned()) };
-        let (host, shelf, record) = (self.0.host.clone(), self.0.shelf.clone(), record.clone());
+        let ((generation, host), shelf, record) = (self.host(), self.0.shelf.clone(), record.clone());
         let prepared = spawn_blocking(move || {
             let bytes = match record.kind {
                 Kind::Echo => bytes::Bytes::new(),
                 _ => shelf.read(&record.digest).map_err(|error| error.to_string())?,
             };
-            host.prepare(&bytes, &record.digest, record.kind, &|_| ()).map_err(|error| error.to_string())
+            let guest = host.prepare(&bytes, &record.digest, record.kind, &|_| ());
+            let guest = guest.map_err(|error| error.to_string())?;
+            Ok(Prepared { generation, host, guest })
         });
         prepared.await.unwrap_or_else(|error| Err(format!("the work ended early: {error}")))
     }
@@ -334,7 +412,17 @@ impl Library {
             note = format!("{note}; {}", failed.join("; "));
         }
         self.0.health.note("functions", note);
-        let listed: Vec<_> = installed.iter().take(REPORTED).map(|function| function.report()).collect();
+        let mut listed: Vec<_> = installed.iter().take(REPORTED).map(|function| function.report()).collect();
+        for (name, trouble) in self.0.troubles.lock().iter().take(REPORTED) {
+            let trouble: String = trouble.chars().take(TROUBLE).collect();
+            let entry = listed.iter_mut().find(|entry| entry["name"] == name.as_str());
+            match entry.and_then(Value::as_object_mut) {
+                Some(entry) => {
+                    entry.insert("error".to_owned(), trouble.into());
+                }
+                None => listed.push(json!({"name": name, "error": trouble})),
+            }
+        }
         self.0.facts.set("installed", json!({"count": installed.len(), "functions": listed}));
     }
 }
@@ -355,13 +443,21 @@ impl Function {
         }
     }
 
+    /// The running number of the host that prepared it.
+    fn generation(&self) -> Option<u64> {
+        match &*self.guest.borrow() {
+            Readiness::Ready(prepared) => Some(prepared.generation),
+            Readiness::Preparing | Readiness::Failed(_) => None,
+        }
+    }
+
     /// The guest, when it is prepared.
-    async fn guest(&self) -> Result<Guest, InvokeError> {
+    async fn prepared(&self) -> Result<Prepared, InvokeError> {
         let mut watched = self.guest.subscribe();
         let prepared = watched.wait_for(|readiness| !matches!(readiness, Readiness::Preparing));
         match timeout(PREPARING, prepared).await {
             Ok(Ok(readiness)) => match &*readiness {
-                Readiness::Ready(guest) => Ok(guest.clone()),
+                Readiness::Ready(prepared) => Ok(prepared.clone()),
                 Readiness::Failed(reason) => Err(InvokeError::Unprepared(reason.clone())),
                 Readiness::Preparing => Err(InvokeError::Preparing),
             },
@@ -410,7 +506,7 @@ impl Function {
             "kind": self.record.kind,
         });
         if let (Value::Object(entry), Some(error)) = (&mut entry, self.error()) {
-            entry.insert("error".to_owned(), error.chars().take(200).collect::<String>().into());
+            entry.insert("error".to_owned(), error.chars().take(TROUBLE).collect::<String>().into());
         }
         entry
     }

@@ -1,12 +1,13 @@
 //! What can be set, by environment (`SHUNT_FUNCTIONS_...`) and by twin.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use shunt_module::{Problems, Settings};
 
 use crate::{
+    fetch::FetchLimits,
     grants::{Grants, Limits},
     name::FunctionName,
     triggers::{self, Trigger},
@@ -40,6 +41,9 @@ pub struct FunctionsSettings {
     /// Hosts that an install over HTTP may fetch from, as `functions.example.com` or `host:8080`. None: any where the
     /// module listens on loopback, else none.
     pub fetch_hosts: Vec<String>,
+    /// Seconds that fetching a file may take.
+    #[schemars(range(min = 1, max = 3_600))]
+    pub fetch_s: u32,
     /// Milliseconds that a call may take: where nothing else is said, and the most that an install request may ask for.
     #[schemars(range(min = 1, max = 900_000))]
     pub time_ms: u32,
@@ -162,6 +166,16 @@ impl FunctionsSettings {
         mebibytes(said.fold(self.memory_mb, u32::max))
     }
 
+    /// What fetching a file may take.
+    pub(crate) fn fetch_limits(&self) -> FetchLimits {
+        FetchLimits { bytes: self.max_file(), time: Duration::from_secs(u64::from(self.fetch_s)) }
+    }
+
+    /// What this setting makes of the host: a change of it needs a new one.
+    pub(crate) fn host(&self) -> (u32, u32, usize) {
+        (self.workers, self.queue, self.most_memory())
+    }
+
     /// The largest body of a call in bytes.
     pub(crate) fn max_body(&self) -> usize {
         kibibytes(self.max_body_kb)
@@ -186,6 +200,7 @@ impl FunctionsSettings {
 
     fn check_numbers(&self, problems: &mut Problems) {
         for (field, value, lowest, highest) in [
+            ("fetch_s", self.fetch_s, 1, 3_600),
             ("time_ms", self.time_ms, 1, MOST_TIME_MS),
             ("memory_mb", self.memory_mb, 1, MOST_MEMORY_MB),
             ("output_kb", self.output_kb, 1, MOST_OUTPUT_KB),
@@ -210,6 +225,7 @@ impl Default for FunctionsSettings {
             installs: Installs::Http,
             token: String::new(),
             fetch_hosts: Vec::new(),
+            fetch_s: 60,
             time_ms: 5_000,
             memory_mb: 64,
             output_kb: 8_192,

@@ -1,15 +1,21 @@
 //! Calling functions.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use axum::{
     extract::{Path, Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue, header},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 
-use super::{Api, Problem, body::Most};
-use crate::host::{Answer, Request as Call};
+use super::{
+    Api, Problem,
+    body::{Most, Room},
+};
+use crate::{
+    host::{Answer, Request as Call},
+    library::Function,
+};
 
 /// Headers of a request that are none of the function's business: of this hop, or secrets of the module.
 const NOT_PASSED: &[&str] = &[
@@ -63,7 +69,32 @@ pub(crate) async fn invoke(
     }
 }
 
+/// `POST /async-function/NAME`, as OpenFaaS has it: answered at once, and the function's answer goes nowhere.
+pub(crate) async fn invoke_later(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    request: Request,
+) -> Result<StatusCode, Problem> {
+    let place = Arc::clone(&api.later).try_acquire_owned().map_err(|_| {
+        let busy = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "too many calls wait already");
+        Problem { retry_after: Some(1), ..busy }
+    })?;
+    let (function, call, room) = prepare(&api, &name, request).await?;
+    tokio::spawn(async move {
+        // What fails is counted, and is in the listing.
+        api.library.call(&function, call).await.ok();
+        drop((place, room));
+    });
+    Ok(StatusCode::ACCEPTED)
+}
+
 async fn call(api: &Api, name: &str, request: Request) -> Result<Answer, Problem> {
+    let (function, call, _room) = prepare(api, name, request).await?;
+    api.library.call(&function, call).await.map_err(|error| Problem::of_call(name, &error))
+}
+
+/// The function, and what it is called with.
+async fn prepare(api: &Api, name: &str, request: Request) -> Result<(Arc<Function>, Call, Room), Problem> {
     // Before the body is read.
     let function = api.library.get(name).ok_or_else(|| Problem::unknown(name))?;
     let most = Most { bytes: api.library.settings().max_body(), setting: "max_body_kb" };
@@ -75,7 +106,7 @@ async fn call(api: &Api, name: &str, request: Request) -> Result<Answer, Problem
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let content_type = content_type.unwrap_or_default().to_owned();
     let path = behind_name(uri.path()).to_owned();
-    let (body, _room) = api.body(request, most).await?;
+    let (body, room) = api.body(request, most).await?;
     let call = Call {
         name: name.to_owned(),
         source: "http".to_owned(),
@@ -87,7 +118,7 @@ async fn call(api: &Api, name: &str, request: Request) -> Result<Answer, Problem
         body,
         cause: None,
     };
-    api.library.call(&function, call).await.map_err(|error| Problem::of_call(name, &error))
+    Ok((function, call, room))
 }
 
 /// What of a path is behind the function's name: empty, or beginning with `/`.

@@ -9,14 +9,29 @@ use tokio::{
 };
 
 use super::{
-    Function, Library, Now, Readiness, Record, Slot, Source, Statistics, digest, now, shelf::Records,
+    Function, Library, Now, Prepared, Readiness, Record, Shelf, Slot, Source, Statistics, digest, now,
+    shelf::Records,
 };
 use crate::{
     grants::Grants,
-    host::{Guest, Kind, Progress, Refusal},
+    host::{Host, Kind, Progress, Refusal},
     name::FunctionName,
     settings::{Asked, FunctionsSettings},
 };
+
+/// The longest name of a file that is listed, in characters.
+const FILE_NAME: usize = 255;
+/// How lines with the handler of a JavaScript function begin.
+const JAVASCRIPT: &[&str] = &[
+    "export ",
+    "module.exports",
+    "exports.",
+    "function handle",
+    "async function handle",
+    "const handle",
+    "let handle",
+    "var handle",
+];
 
 /// A file that is to be a function.
 #[derive(Debug, Clone)]
@@ -72,6 +87,10 @@ pub(crate) enum InstallError {
     Ended(String),
 }
 
+/// A place among the installs in work: [`Library::place`].
+#[derive(Debug)]
+pub(crate) struct Place(#[expect(dead_code, reason = "held until it is dropped")] OwnedSemaphorePermit);
+
 /// What is told of progress.
 pub(crate) type Told = Arc<dyn Fn(Progress) + Send + Sync>;
 
@@ -85,13 +104,14 @@ struct Seen {
 // === impl Install ===
 
 impl Install {
-    /// A function of this name and file, and nothing more said.
-    pub(crate) fn new(name: FunctionName, bytes: Bytes) -> Self {
+    /// A function of this name, whose file has this name (or none), and nothing more said.
+    pub(crate) fn of_file(name: FunctionName, file: String, bytes: Bytes) -> Self {
+        let (_, extension) = split_extension(&file);
         Self {
             name,
             bytes,
-            file: String::new(),
-            extension: None,
+            extension: extension.map(str::to_owned),
+            file: shown(&file),
             digest: None,
             grants: Grants::default(),
             asked: Asked::default(),
@@ -105,8 +125,12 @@ impl Install {
 impl Library {
     /// Installs a function, or puts it in the place of the one that has the name. When this returns, it is called, and
     /// survives a kill. What has begun goes on also where nobody waits for it.
-    pub(crate) async fn install(&self, install: Install, told: Told) -> Result<Arc<Function>, InstallError> {
-        let place = self.place(&install.name, install.source)?;
+    pub(crate) async fn install(
+        &self,
+        place: Place,
+        install: Install,
+        told: Told,
+    ) -> Result<Arc<Function>, InstallError> {
         let library = self.clone();
         let work = self.0.tasks.spawn(async move {
             let installed = library.install_now(install, told).await;
@@ -129,10 +153,11 @@ impl Library {
         work.await.unwrap_or_else(|error| Err(InstallError::Ended(error.to_string())))
     }
 
-    /// A place among the installs; says beforehand what can never be.
-    fn place(&self, name: &FunctionName, by: Source) -> Result<OwnedSemaphorePermit, InstallError> {
+    /// A place among the installs, which bounds how many files are in memory; says beforehand what can never be.
+    pub(crate) fn place(&self, name: &FunctionName, by: Source) -> Result<Place, InstallError> {
         self.check_owner(name, by)?;
-        Arc::clone(&self.0.places).try_acquire_owned().map_err(|_| InstallError::Busy)
+        self.check_count(name, &self.settings())?;
+        Arc::clone(&self.0.places).try_acquire_owned().map(Place).map_err(|_| InstallError::Busy)
     }
 
     /// May this function be replaced or removed by this one?
@@ -158,35 +183,36 @@ impl Library {
             return Err(InstallError::Asked(format!("the grant {field}: {problem}")));
         }
         self.check_count(&install.name, &settings)?;
-        let host = self.0.host.clone();
+        let (_, host) = self.host();
         let seen = heavy(move || {
             let (digest, bytes) = (digest(&install.bytes), &install.bytes);
             if let Some(expected) = install.digest.as_ref().filter(|expected| **expected != digest) {
                 return Err(InstallError::Digest { expected: expected.clone(), found: digest });
             }
-            let kind = host.inspect(bytes, install.extension.as_deref())?;
+            let extension = install.extension.as_deref().or_else(|| guess(bytes));
+            let kind = host.inspect(bytes, extension)?;
             check_size(kind, bytes.len(), &settings)?;
             Ok(Seen { digest, kind, install })
         });
         let seen = seen.await?;
-        let (seen, guest) = self.prepare_seen(seen, told).await?;
-        self.put(seen, guest).await
+        let (seen, prepared) = self.prepare_seen(seen, told).await?;
+        self.put(seen, prepared).await
     }
 
     /// Compiles, when its turn comes.
-    async fn prepare_seen(&self, seen: Seen, told: Told) -> Result<(Seen, Guest), InstallError> {
+    async fn prepare_seen(&self, seen: Seen, told: Told) -> Result<(Seen, Prepared), InstallError> {
         let turn = self.0.turn.acquire().await;
         let _turn = turn.map_err(|_| InstallError::Ended("the module is ending".to_owned()))?;
-        let host = self.0.host.clone();
+        let (generation, host) = self.host();
         let prepared = heavy(move || {
             let guest = host.prepare(&seen.install.bytes, &seen.digest, seen.kind, &*told)?;
-            Ok((seen, guest))
+            Ok((seen, Prepared { generation, host, guest }))
         });
         prepared.await
     }
 
     /// Keeps it on disk and puts it in its place.
-    async fn put(&self, seen: Seen, guest: Guest) -> Result<Arc<Function>, InstallError> {
+    async fn put(&self, seen: Seen, prepared: Prepared) -> Result<Arc<Function>, InstallError> {
         let _changes = self.0.changes.lock().await;
         let before = Arc::clone(&self.0.now.read());
         let Seen { install, digest, kind } = seen;
@@ -212,10 +238,11 @@ impl Library {
         let mut records = before.records();
         records.insert(record.name.clone(), record.clone());
         let (shelf, bytes, digest) = (self.0.shelf.clone(), install.bytes, record.digest.clone());
+        let (_, host) = self.host();
         let kept = heavy(move || {
             shelf.keep(&digest, &bytes)?;
             shelf.save(&records)?;
-            shelf.sweep(&records);
+            forget(&shelf, &records, &host);
             Ok(())
         });
         kept.await?;
@@ -223,7 +250,7 @@ impl Library {
         let same = before.functions.get(&record.name).filter(|before| before.record.digest == record.digest);
         let statistics =
             same.map_or_else(|| Arc::new(Statistics::new()), |before| Arc::clone(&before.statistics));
-        let slot = Slot::new(watch::Sender::new(Readiness::Ready(guest)));
+        let slot = Slot::new(watch::Sender::new(Readiness::Ready(prepared)));
         let function = Arc::new(self.function(record, slot, statistics, &before.settings));
         let mut functions = before.functions.clone();
         functions.insert(function.record.name.clone(), Arc::clone(&function));
@@ -243,10 +270,10 @@ impl Library {
         }
         let mut records = before.records();
         records.remove(name);
-        let shelf = self.0.shelf.clone();
+        let (shelf, (_, host)) = (self.0.shelf.clone(), self.host());
         let kept = heavy(move || {
             shelf.save(&records)?;
-            shelf.sweep(&records);
+            forget(&shelf, &records, &host);
             Ok(())
         });
         kept.await?;
@@ -282,6 +309,47 @@ fn check_size(kind: Kind, found: usize, settings: &FunctionsSettings) -> Result<
     Ok(())
 }
 
+/// Forgets the files that nothing names any more, and what was compiled of them.
+fn forget(shelf: &Shelf, records: &Records, host: &Host) {
+    for digest in shelf.sweep(records) {
+        host.forget(&digest);
+    }
+}
+
+/// The name and the extension, where it is one of a function's file.
+pub(crate) fn split_extension(file: &str) -> (&str, Option<&'static str>) {
+    let Some((stem, extension)) = file.rsplit_once('.') else { return (file, None) };
+    match extension.to_ascii_lowercase().as_str() {
+        "py" => (stem, Some("py")),
+        "js" | "mjs" => (stem, Some("js")),
+        "wasm" => (stem, Some("wasm")),
+        _ => (file, None),
+    }
+}
+
+/// A file's name as it is listed: what a caller sends can be anything.
+fn shown(file: &str) -> String {
+    file.chars().filter(|sign| !sign.is_control()).take(FILE_NAME).collect()
+}
+
+/// The language of a text of which nobody said it, by its handler.
+fn guess(bytes: &[u8]) -> Option<&'static str> {
+    if bytes.starts_with(b"\0asm") {
+        return Some("wasm");
+    }
+    let text = std::str::from_utf8(bytes).ok()?;
+    let begins = |line: &str, words: &[&str]| words.iter().any(|word| line.starts_with(word));
+    text.lines().find_map(|line| {
+        if begins(line, &["def handle(", "async def handle("]) {
+            Some("py")
+        } else if begins(line, JAVASCRIPT) {
+            Some("js")
+        } else {
+            None
+        }
+    })
+}
+
 /// Work that takes its time, on a thread for it (law 6).
 async fn heavy<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, InstallError> + Send + 'static,
@@ -296,5 +364,34 @@ impl Now {
     fn records(&self) -> Records {
         let installed = self.functions.values().filter(|function| function.record.source != Source::BuiltIn);
         installed.map(|function| (function.record.name.clone(), function.record.clone())).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_language_of_a_text_is_seen_by_its_handler() {
+        for (text, expected) in [
+            ("import json\n\ndef handle(req):\n    return req\n", Some("py")),
+            ("// average\nexport function handle(req) { return req; }", Some("js")),
+            ("const x = 1;\nmodule.exports = (req) => req;", Some("js")),
+            ("function handle(req) { return req }", Some("js")),
+            ("hello", None),
+            ("  def handle(req): pass", None),
+        ] {
+            assert_eq!(guess(text.as_bytes()), expected, "{text}");
+        }
+        assert_eq!(guess(b"\0asm\x01\0\0\0"), Some("wasm"));
+        assert_eq!(guess(b"\xff\xfe"), None);
+    }
+
+    #[test]
+    fn only_the_extensions_of_functions_are_taken_off() {
+        assert_eq!(split_extension("average.py"), ("average", Some("py")));
+        assert_eq!(split_extension("a.b.WASM"), ("a.b", Some("wasm")));
+        assert_eq!(split_extension("average.v2"), ("average.v2", None));
+        assert_eq!(split_extension(".py"), ("", Some("py")));
     }
 }

@@ -158,15 +158,19 @@ impl Shelf {
         write_whole(&self.list(), &serde_json::to_vec_pretty(&list)?)
     }
 
-    /// Removes the files that nothing names any more.
-    pub(crate) fn sweep(&self, records: &Records) {
+    /// Removes the files that nothing names any more; their names.
+    pub(crate) fn sweep(&self, records: &Records) -> Vec<String> {
         let named: BTreeSet<_> = records.values().map(|record| record.digest.as_str()).collect();
         let files = fs::read_dir(self.contents()).into_iter().flatten().flatten();
+        let mut removed = Vec::new();
         for file in files.filter(|file| !file.file_name().to_str().is_some_and(|name| named.contains(name))) {
             if let Err(error) = fs::remove_file(file.path()) {
                 tracing::warn!(file = %file.path().display(), %error, "A file that is not used cannot be removed.");
+            } else {
+                removed.extend(file.file_name().into_string());
             }
         }
+        removed
     }
 
     fn read_list(&self) -> io::Result<Records> {
