@@ -13,6 +13,8 @@ mod limits;
 mod log;
 mod prepare;
 mod program;
+#[cfg(test)]
+mod tests;
 pub(crate) mod text;
 mod web;
 mod workers;

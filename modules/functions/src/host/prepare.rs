@@ -122,7 +122,15 @@ fn compile(engine: &Engine, bytes: &[u8], kind: Kind) -> Result<Compiled, Refusa
 /// Joins the code with what it imports.
 fn joined(host: &HostInner, kind: Kind, compiled: Compiled) -> Result<Code, Refusal> {
     let code = match (kind, compiled) {
-        (Kind::WasiP1, Compiled::Module(module)) => host.modules.instantiate_pre(&module).map(Code::WasiP1),
+        (Kind::WasiP1, Compiled::Module(module)) => {
+            let start = module.get_export("_start").and_then(|start| start.func().cloned());
+            if start.is_none_or(|start| start.params().len() + start.results().len() > 0) {
+                return Err(Refusal::Invalid(
+                    "its _start is no function without parameters and results".to_owned(),
+                ));
+            }
+            host.modules.instantiate_pre(&module).map(Code::WasiP1)
+        }
         (_, Compiled::Component(component)) => {
             let ready = host.components.instantiate_pre(&component);
             match kind {

@@ -11,7 +11,7 @@ use std::{
     time::Instant,
 };
 use tokio::io::AsyncWrite;
-use wasmtime::{Engine, InstancePre, Linker};
+use wasmtime::{Engine, InstancePre, Linker, Store};
 use wasmtime_wasi::{
     I32Exit, WasiCtx, WasiCtxBuilder, async_trait,
     cli::{IsTerminal, StdoutStream},
@@ -65,14 +65,18 @@ pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Script>> {
 
 /// The names of all that preview 1 has, as `module/name`.
 pub(super) fn names(engine: &Engine, linker: &Linker<Script>) -> HashSet<String> {
+    linker.iter(&mut empty_store(engine)).map(|(module, name, _)| format!("{module}/{name}")).collect()
+}
+
+/// A store in which nothing can run.
+pub(super) fn empty_store(engine: &Engine) -> Store<Script> {
     let limits = Limits { time_ms: 0, memory_bytes: 0, output_bytes: 0 };
     let script = Script {
         wasi: WasiCtx::builder().build_p1(),
         limiter: Limiter::new(limits),
         deadline: context::deadline(limits),
     };
-    let mut store = context::store(engine, script, limits);
-    linker.iter(&mut store).map(|(module, name, _)| format!("{module}/{name}")).collect()
+    context::store(engine, script, limits)
 }
 
 /// Calls a preview 1 module.
