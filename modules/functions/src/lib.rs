@@ -22,6 +22,7 @@
 //! ```
 
 mod api;
+mod buckets;
 mod fetch;
 mod grants;
 mod host;

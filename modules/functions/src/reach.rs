@@ -1,37 +1,276 @@
 //! What a call may reach: what the grants of its function give, and nothing else.
+//!
+//! [`Reaches`] is what the module has: bus, durable state, models, an HTTP client, logs. [`Reaches::of`] makes of it and
+//! of a function's grants a [`Reach`], which is cheap to clone; [`Reach::for_call`] begins to count what one call takes.
+//! Each call of a guest to the host looks at the grants itself.
 
+mod events;
+mod hosts;
 pub(crate) mod keyvalue;
+mod logs;
+mod models;
 pub(crate) mod nn;
 pub(crate) mod outgoing;
+mod state;
+mod store;
 
-use wasmtime::component::Linker;
+use std::{
+    fmt,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicUsize, Ordering},
+    },
+};
 
-use crate::{grants::Grants, host::context::Scene, name::FunctionName};
+use shunt_bus::Bus;
+use shunt_module::{Events, Health};
+use shunt_wire::TopicFilter;
+use wasmtime::component::{HasData, Linker, ResourceTable};
+
+pub(crate) use self::{
+    events::PublishError,
+    logs::{Level, Line, Log, Logs},
+    store::StoreGuest,
+};
+use self::{hosts::Host, models::Models, store::Stores};
+use crate::{
+    buckets::Buckets,
+    grants::Grants,
+    host::{
+        Cause,
+        context::Scene,
+        world::{function, keyvalue_draft},
+    },
+    name::FunctionName,
+};
+
+/// What is set for all functions; may change while they run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ReachOptions {
+    /// Most bytes of a bucket.
+    pub(crate) bucket_bytes: u64,
+    /// Lines of its log that are kept of a function.
+    pub(crate) log_lines: usize,
+}
+
+/// What the module has, for functions to reach; clones share it.
+#[derive(Clone)]
+pub(crate) struct Reaches(Arc<Means>);
+
+struct Means {
+    bus: Bus,
+    events: Events,
+    buckets: Buckets,
+    models: Models,
+    client: outgoing::Client,
+    logs: Logs,
+    stores: Stores,
+}
 
 /// What a call may reach.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Reach {
-    /// Who is called.
-    pub(crate) name: FunctionName,
-    /// What was granted.
-    pub(crate) grants: Grants,
+    of: Arc<Granted>,
+    left: Arc<Left>,
+}
+
+/// A function's grants, read once.
+struct Granted {
+    name: FunctionName,
+    grants: Grants,
+    topics: Vec<TopicFilter>,
+    hosts: Vec<Host>,
+    log: Log,
+    means: Arc<Means>,
+}
+
+/// What one call may still take.
+struct Left {
+    /// Lines for the log.
+    lines: AtomicU32,
+    /// Events to publish.
+    events: AtomicU32,
+    /// Requests to the outside.
+    requests: AtomicU32,
+    /// Bytes of tensors.
+    tensors: AtomicUsize,
+}
+
+/// What host functions work on: what the call may reach, and its resources.
+pub(crate) struct View<'a> {
+    reach: &'a Reach,
+    cause: Option<&'a Cause>,
+    table: &'a mut ResourceTable,
+}
+
+/// Tells the linker what host functions work on.
+struct HasReach;
+
+impl HasData for HasReach {
+    type Data<'a> = View<'a>;
+}
+
+/// Adds all of `wit/` that guests may import: log, events, state, `wasi:keyvalue` in both drafts, `wasi:nn`.
+pub(crate) fn add_to_linker(linker: &mut Linker<Scene>) -> wasmtime::Result<()> {
+    use function::{shunt::functions as shunt, wasi};
+    use keyvalue_draft::wasi::keyvalue as draft;
+    shunt::log::add_to_linker::<_, HasReach>(linker, view)?;
+    shunt::events::add_to_linker::<_, HasReach>(linker, view)?;
+    shunt::state::add_to_linker::<_, HasReach>(linker, view)?;
+    wasi::keyvalue::store::add_to_linker::<_, HasReach>(linker, view)?;
+    wasi::keyvalue::atomics::add_to_linker::<_, HasReach>(linker, view)?;
+    wasi::keyvalue::batch::add_to_linker::<_, HasReach>(linker, view)?;
+    draft::store::add_to_linker::<_, HasReach>(linker, view)?;
+    draft::atomics::add_to_linker::<_, HasReach>(linker, view)?;
+    draft::batch::add_to_linker::<_, HasReach>(linker, view)?;
+    wasi::nn::tensor::add_to_linker::<_, HasReach>(linker, view)?;
+    wasi::nn::graph::add_to_linker::<_, HasReach>(linker, view)?;
+    wasi::nn::inference::add_to_linker::<_, HasReach>(linker, view)?;
+    wasi::nn::errors::add_to_linker::<_, HasReach>(linker, view)
+}
+
+fn view(scene: &mut Scene) -> View<'_> {
+    View { reach: &scene.reach, cause: scene.cause.as_deref(), table: &mut scene.table }
+}
+
+// === impl Reaches ===
+
+impl Reaches {
+    /// Of these parts: state in this file, models of this folder. Needs a tokio runtime, which must outlive it: models
+    /// are loaded on its threads for heavy work.
+    pub(crate) fn new(
+        bus: Bus,
+        events: Events,
+        health: Health,
+        state: PathBuf,
+        models: PathBuf,
+        options: ReachOptions,
+    ) -> Self {
+        Self(Arc::new(Means {
+            bus,
+            events,
+            buckets: Buckets::new(state, options.bucket_bytes, health.clone()),
+            models: Models::new(models, health),
+            client: outgoing::Client::new(),
+            logs: Logs::new(options.log_lines),
+            stores: Stores::new(),
+        }))
+    }
+
+    /// From now on these hold.
+    pub(crate) fn set(&self, options: ReachOptions) {
+        self.0.buckets.set_bound(options.bucket_bytes);
+        self.0.logs.set_bound(options.log_lines);
+    }
+
+    /// Says how a state store that is a component is found by its name; once, at the start. It is asked with each
+    /// operation, so it must be quick; its error says that there is none, or that it is no store.
+    pub(crate) fn find_stores_with(
+        &self,
+        find: impl Fn(&FunctionName) -> Result<StoreGuest, String> + Send + Sync + 'static,
+    ) {
+        self.0.stores.find_with(Arc::new(find));
+    }
+
+    /// What a function of this name and these grants may reach. A grant that is not sound gives nothing.
+    pub(crate) fn of(&self, name: &FunctionName, grants: &Grants) -> Reach {
+        let granted = Granted {
+            name: name.clone(),
+            topics: grants.publish.iter().filter_map(|filter| filter.parse().ok()).collect(),
+            hosts: grants.hosts.iter().filter_map(|host| host.parse().ok()).collect(),
+            grants: grants.clone(),
+            log: self.0.logs.of(name),
+            means: Arc::clone(&self.0),
+        };
+        Reach { of: Arc::new(granted), left: Arc::new(Left::new()) }
+    }
+
+    /// The logs of all functions.
+    pub(crate) fn logs(&self) -> &Logs {
+        &self.0.logs
+    }
 }
 
 // === impl Reach ===
 
 impl Reach {
-    /// What reaches nothing: the text of a function is run so when it is installed.
-    pub(crate) fn nothing() -> Self {
-        Self { name: FunctionName::echo(), grants: Grants::default() }
+    /// Whose it is.
+    pub(crate) fn name(&self) -> &FunctionName {
+        &self.of.name
+    }
+
+    /// What was granted.
+    pub(crate) fn grants(&self) -> &Grants {
+        &self.of.grants
+    }
+
+    /// The function's log.
+    pub(crate) fn log(&self) -> &Log {
+        &self.of.log
+    }
+
+    /// The same for a call that begins: what calls before it took does not count.
+    pub(crate) fn for_call(&self) -> Self {
+        Self { of: Arc::clone(&self.of), left: Arc::new(Left::new()) }
     }
 
     /// A line that the function printed; for its log.
     pub(crate) fn log_line(&self, line: &str) {
-        tracing::debug!(function = %self.name, line, "A function printed.");
+        self.say(Level::Info, line);
+    }
+
+    /// A reach for tests that touch nothing of it: no grants; state and models in a folder that is not there. Needs a
+    /// tokio runtime.
+    #[cfg(test)]
+    pub(crate) fn nothing() -> Self {
+        let reaches = Reaches::for_test(PathBuf::from("/dev/null/state.redb"));
+        reaches.of(&"tester".parse().expect("a name"), &Grants::default())
     }
 }
 
-/// Adds all interfaces of `wit/` to what components may import.
-pub(crate) fn add_to_linker(_linker: &mut Linker<Scene>) -> wasmtime::Result<()> {
-    Ok(())
+#[cfg(test)]
+impl Reaches {
+    /// For tests: state in this file, the models that are there, a bus in the process.
+    pub(crate) fn for_test(state: PathBuf) -> Self {
+        let options = shunt_bus::BusOptions::new("memory:reach", shunt_wire::Name::from_static("functions"));
+        let bus = Bus::open(options).expect("an in-process bus opens in a runtime");
+        let models = shunt_testkit::shared_dir().map_or_else(PathBuf::new, |shared| shared.join("models"));
+        let options = ReachOptions { bucket_bytes: 4 << 20, log_lines: 100 };
+        Self::new(bus, Events::new(), Health::new(), state, models, options)
+    }
 }
+
+impl fmt::Debug for Reach {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut reach = formatter.debug_struct("Reach");
+        reach.field("name", self.name()).field("grants", self.grants()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Reaches {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Reaches").finish_non_exhaustive()
+    }
+}
+
+// === impl Left ===
+
+impl Left {
+    fn new() -> Self {
+        Self {
+            lines: AtomicU32::new(logs::MOST),
+            events: AtomicU32::new(events::MOST),
+            requests: AtomicU32::new(outgoing::MOST),
+            tensors: AtomicUsize::new(nn::MOST_BYTES),
+        }
+    }
+}
+
+/// Takes one; what was left before. None: nothing.
+fn take(left: &AtomicU32) -> Option<u32> {
+    left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).ok()
+}
+
+#[cfg(test)]
+mod tests;
