@@ -163,13 +163,17 @@ impl Buckets {
         F: FnOnce(&Reader) -> Result<T, file::Failure> + Send + 'static,
     {
         // The semaphore is never closed.
-        let _turn = self.0.reads.acquire().await.map_err(|error| StateError::Unavailable(error.to_string()))?;
+        let _turn =
+            self.0.reads.acquire().await.map_err(|error| StateError::Unavailable(error.to_string()))?;
         let file = Arc::clone(&self.0.file);
         let reading = tokio::task::spawn_blocking(move || file.read(read));
         reading.await.map_err(|error| StateError::Unavailable(error.to_string()))?
     }
 
-    async fn write<T>(&self, work: impl FnOnce(oneshot::Sender<Result<T, StateError>>) -> Work) -> Result<T, StateError> {
+    async fn write<T>(
+        &self,
+        work: impl FnOnce(oneshot::Sender<Result<T, StateError>>) -> Work,
+    ) -> Result<T, StateError> {
         let (answer, answered) = oneshot::channel();
         let job = Job { work: work(answer), bound: self.0.bound.load(Ordering::Relaxed) };
         let gone = || StateError::Unavailable("the thread that writes state has ended".to_owned());
@@ -190,7 +194,11 @@ impl Bucket {
     }
 
     /// The keys that begin so, in order, from after the one given; at most [`MOST`].
-    pub(crate) async fn keys(&self, prefix: String, after: Option<String>) -> Result<Vec<String>, StateError> {
+    pub(crate) async fn keys(
+        &self,
+        prefix: String,
+        after: Option<String>,
+    ) -> Result<Vec<String>, StateError> {
         let bucket = self.name.clone();
         self.buckets.read(move |reader| reader.keys(&bucket, &prefix, after.as_deref(), MOST)).await
     }

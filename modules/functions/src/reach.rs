@@ -115,12 +115,13 @@ impl HasData for HasReach {
 pub(crate) fn add_to_linker(linker: &mut Linker<Scene>) -> wasmtime::Result<()> {
     use function::{shunt::functions as shunt, wasi};
     use keyvalue_draft::wasi::keyvalue as draft;
+    use wasi::keyvalue0_2_0_draft2 as keyvalue;
     shunt::log::add_to_linker::<_, HasReach>(linker, view)?;
     shunt::events::add_to_linker::<_, HasReach>(linker, view)?;
     shunt::state::add_to_linker::<_, HasReach>(linker, view)?;
-    wasi::keyvalue::store::add_to_linker::<_, HasReach>(linker, view)?;
-    wasi::keyvalue::atomics::add_to_linker::<_, HasReach>(linker, view)?;
-    wasi::keyvalue::batch::add_to_linker::<_, HasReach>(linker, view)?;
+    keyvalue::store::add_to_linker::<_, HasReach>(linker, view)?;
+    keyvalue::atomics::add_to_linker::<_, HasReach>(linker, view)?;
+    keyvalue::batch::add_to_linker::<_, HasReach>(linker, view)?;
     draft::store::add_to_linker::<_, HasReach>(linker, view)?;
     draft::atomics::add_to_linker::<_, HasReach>(linker, view)?;
     draft::batch::add_to_linker::<_, HasReach>(linker, view)?;

@@ -129,10 +129,7 @@ impl File {
     }
 
     /// Reads. A failure of the disk closes the file; the next call opens it anew.
-    pub(super) fn read<T>(
-        &self,
-        read: impl FnOnce(&Reader) -> Result<T, Failure>,
-    ) -> Result<T, StateError> {
+    pub(super) fn read<T>(&self, read: impl FnOnce(&Reader) -> Result<T, Failure>) -> Result<T, StateError> {
         let database = self.open()?;
         self.guarded(|| read(&Reader::new(&database)?))
     }
@@ -248,13 +245,7 @@ impl<'a> Change<'a> {
         Ok(done)
     }
 
-    pub(super) fn add(
-        &mut self,
-        bucket: &str,
-        key: &str,
-        sum: Sum,
-        bound: u64,
-    ) -> Result<i128, Failure> {
+    pub(super) fn add(&mut self, bucket: &str, key: &str, sum: Sum, bound: u64) -> Result<i128, Failure> {
         let (sum, before) = {
             let record = self.state.get((bucket, key))?;
             let value = record.as_ref().map(|record| split(record.value()).1);

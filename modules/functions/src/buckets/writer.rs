@@ -23,8 +23,17 @@ pub(super) struct Job {
 
 #[derive(Debug)]
 pub(super) enum Work {
-    Apply { bucket: String, operations: Vec<Operation>, answer: oneshot::Sender<Result<Vec<Done>, StateError>> },
-    Add { bucket: String, key: String, sum: Sum, answer: oneshot::Sender<Result<i128, StateError>> },
+    Apply {
+        bucket: String,
+        operations: Vec<Operation>,
+        answer: oneshot::Sender<Result<Vec<Done>, StateError>>,
+    },
+    Add {
+        bucket: String,
+        key: String,
+        sum: Sum,
+        answer: oneshot::Sender<Result<i128, StateError>>,
+    },
 }
 
 /// What comes of a job, once the transaction is on disk.

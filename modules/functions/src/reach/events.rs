@@ -72,7 +72,8 @@ impl Reach {
             return Err(invalid(format!("the event has {} bytes, {LARGEST} are allowed", data.len())));
         }
         let content_type = if content_type.is_empty() { "application/octet-stream" } else { content_type };
-        if content_type.len() > LONGEST_TYPE || !content_type.chars().all(|sign| (' '..='~').contains(&sign)) {
+        if content_type.len() > LONGEST_TYPE || !content_type.chars().all(|sign| (' '..='~').contains(&sign))
+        {
             let rule = "must be printable ASCII signs, 128 at most";
             return Err(invalid(format!("the content type {rule}")));
         }

@@ -32,7 +32,9 @@ impl FromStr for Host {
     type Err = HostError;
 
     fn from_str(text: &str) -> Result<Self, HostError> {
-        if text.is_empty() || text.contains(['/', '\\', '?', '#', '@', '*']) || text.chars().any(char::is_whitespace)
+        if text.is_empty()
+            || text.contains(['/', '\\', '?', '#', '@', '*'])
+            || text.chars().any(char::is_whitespace)
         {
             return Err(HostError);
         }
@@ -110,7 +112,21 @@ mod tests {
 
     #[test]
     fn what_is_no_host_is_no_grant() {
-        for text in ["", "*", "*.example.com", "http://a.b", "a/b", "a b", "a@b", "a:", "a:99999", ":80", "a?b", "[::1", "."] {
+        for text in [
+            "",
+            "*",
+            "*.example.com",
+            "http://a.b",
+            "a/b",
+            "a b",
+            "a@b",
+            "a:",
+            "a:99999",
+            ":80",
+            "a?b",
+            "[::1",
+            ".",
+        ] {
             assert_eq!(text.parse::<Host>(), Err(HostError), "{text}");
         }
     }
@@ -124,8 +140,19 @@ mod tests {
         check("inference", "172.18.0.5", true);
         check("fd-host", "fd00::1", true);
         for address in [
-            "127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1", "169.254.169.254", "::ffff:169.254.169.254", "fe80::1",
-            "0.0.0.0", "0.1.2.3", "::", "224.0.0.1", "255.255.255.255", "ff02::1",
+            "127.0.0.1",
+            "127.8.8.8",
+            "::1",
+            "::ffff:127.0.0.1",
+            "169.254.169.254",
+            "::ffff:169.254.169.254",
+            "fe80::1",
+            "0.0.0.0",
+            "0.1.2.3",
+            "::",
+            "224.0.0.1",
+            "255.255.255.255",
+            "ff02::1",
         ] {
             check("api.example.com", address, false);
         }

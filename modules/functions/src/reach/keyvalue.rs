@@ -11,7 +11,7 @@ use super::{View, state::State};
 use crate::{
     buckets::{Condition, MOST, Operation, StateError, Sum},
     host::world::{
-        function::wasi::keyvalue::{
+        function::wasi::keyvalue0_2_0_draft2::{
             atomics::{self, CasError},
             batch, store,
         },
@@ -61,7 +61,7 @@ impl View<'_> {
     }
 
     async fn get_value(
-        &self,
+        &mut self,
         bucket: &Resource<Bucket>,
         key: String,
     ) -> wasmtime::Result<Result<Option<Vec<u8>>, StateError>> {
@@ -70,7 +70,7 @@ impl View<'_> {
     }
 
     async fn put_all(
-        &self,
+        &mut self,
         bucket: &Resource<Bucket>,
         changes: impl Iterator<Item = (String, Option<Vec<u8>>)>,
     ) -> wasmtime::Result<Result<(), StateError>> {
@@ -81,7 +81,7 @@ impl View<'_> {
 
     /// A page of keys, and the key that the next one begins after.
     async fn page(
-        &self,
+        &mut self,
         bucket: &Resource<Bucket>,
         after: Option<String>,
     ) -> wasmtime::Result<Result<Keys, StateError>> {
@@ -93,7 +93,7 @@ impl View<'_> {
     }
 
     async fn get_all(
-        &self,
+        &mut self,
         bucket: &Resource<Bucket>,
         keys: Vec<String>,
     ) -> wasmtime::Result<Result<Vec<Option<(String, Vec<u8>)>>, StateError>> {
@@ -105,7 +105,7 @@ impl View<'_> {
     }
 
     async fn add(
-        &self,
+        &mut self,
         bucket: &Resource<Bucket>,
         key: String,
         sum: Sum,

@@ -143,7 +143,8 @@ impl Reach {
         for line in message.lines() {
             match take(&self.left.lines) {
                 Some(1) => {
-                    let end = format!("This call has logged {MOST} lines; what it says from here on is dropped.");
+                    let end =
+                        format!("This call has logged {MOST} lines; what it says from here on is dropped.");
                     self.log().add(Level::Warn, &end);
                 }
                 Some(_) => self.log().add(level, line),

@@ -80,8 +80,9 @@ impl Tensor {
     /// with sign and of truth values, `I32` and `I64` those of the numbers without sign.
     fn for_port(&self, port: &Port) -> Result<shunt_infer::Tensor, Error> {
         let wrong = |what: String| Error::invalid(format!("the input {:?} {what}", port.name));
-        let takes = carrier(port.element)
-            .ok_or_else(|| unsupported(format!("the input {:?} is {port}, which no tensor carries", port.name)))?;
+        let takes = carrier(port.element).ok_or_else(|| {
+            unsupported(format!("the input {:?} is {port}, which no tensor carries", port.name))
+        })?;
         if takes != self.ty {
             return Err(wrong(format!("takes {port}, not {:?}", self.ty)));
         }
@@ -103,7 +104,8 @@ impl Tensor {
         let element = output.values.element();
         let ty = carrier(element)
             .ok_or_else(|| unsupported(format!("the output {:?} is {}", port.name, element.datatype())))?;
-        let dimensions: Result<Vec<u32>, _> = output.shape.iter().map(|length| u32::try_from(*length)).collect();
+        let dimensions: Result<Vec<u32>, _> =
+            output.shape.iter().map(|length| u32::try_from(*length)).collect();
         let dimensions = dimensions.map_err(|error| Error::new(ErrorCode::TooLarge, error.to_string()))?;
         let data = bytes(&output.values)
             .ok_or_else(|| unsupported(format!("the output {:?} is {}", port.name, element.datatype())))?;
@@ -191,7 +193,7 @@ impl View<'_> {
         Ok(Err(self.table.push(error)?))
     }
 
-    async fn load_model(&self, name: &str) -> Result<Arc<Model>, Error> {
+    async fn load_model(&mut self, name: &str) -> Result<Arc<Model>, Error> {
         let reach = self.reach;
         let granted = &reach.grants().models;
         if !granted.iter().any(|own| own == name) {
@@ -221,19 +223,23 @@ impl View<'_> {
             if problem.is_some() {
                 continue;
             }
-            let input = place(description, &name).and_then(|place| Some((place, description.inputs.get(place)?)));
+            let input =
+                place(description, &name).and_then(|place| Some((place, description.inputs.get(place)?)));
             let Some((place, port)) = input else {
                 let names: Vec<&str> = description.inputs.iter().map(|port| port.name.as_str()).collect();
                 let name: String = name.chars().take(80).collect();
-                problem =
-                    Some(Error::invalid(format!("the model has no input {name:?}, only {}", names.join(", "))));
+                problem = Some(Error::invalid(format!(
+                    "the model has no input {name:?}, only {}",
+                    names.join(", ")
+                )));
                 continue;
             };
             match tensor.for_port(port) {
-                Ok(tensor) if found.insert(place, tensor).is_some() => {
-                    problem = Some(Error::invalid(format!("the input {:?} is given twice", port.name)));
+                Ok(tensor) => {
+                    if found.insert(place, tensor).is_some() {
+                        problem = Some(Error::invalid(format!("the input {:?} is given twice", port.name)));
+                    }
                 }
-                Ok(_) => {}
                 Err(error) => problem = Some(error),
             }
         }
@@ -241,7 +247,9 @@ impl View<'_> {
             return Ok(Err(problem));
         }
         let in_order = description.inputs.iter().enumerate().map(|(place, port)| {
-            found.remove(&place).ok_or_else(|| Error::invalid(format!("the input {:?} is missing", port.name)))
+            found
+                .remove(&place)
+                .ok_or_else(|| Error::invalid(format!("the input {:?} is missing", port.name)))
         });
         Ok(in_order.collect())
     }

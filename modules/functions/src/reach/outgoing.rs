@@ -51,7 +51,9 @@ struct Names;
 
 /// A name leads to nothing but addresses that functions may not reach by a name.
 #[derive(Debug, thiserror::Error)]
-#[error("the name {0:?} leads to an address of this machine or its links; grant the address itself if that is meant")]
+#[error(
+    "the name {0:?} leads to an address of this machine or its links; grant the address itself if that is meant"
+)]
 struct Prohibited(String);
 
 /// A body within its bounds.
@@ -103,7 +105,8 @@ impl Hooks {
         &self,
         request: http::Request<WasiBody>,
     ) -> Result<(reqwest::Client, reqwest::Request), Error> {
-        let url = reqwest::Url::parse(&request.uri().to_string()).map_err(|_| Error::HttpRequestUriInvalid)?;
+        let url =
+            reqwest::Url::parse(&request.uri().to_string()).map_err(|_| Error::HttpRequestUriInvalid)?;
         // A user and a password in the address are for nobody but the other side's log.
         let plain = url.username().is_empty() && url.password().is_none();
         let granted = self.reach.of.hosts.iter().any(|host| host.allows(&url));
@@ -194,12 +197,8 @@ impl<B: Body<Data = Bytes, Error = Error> + Unpin> Body for Bounded<B> {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let Poll::Ready(next) = Pin::new(&mut self.body).poll_frame(context) else {
-            return match &mut self.wait {
-                Some((_, wait)) if wait.as_mut().poll(context).is_ready() => {
-                    Poll::Ready(Some(Err(Error::ConnectionReadTimeout)))
-                }
-                _ => Poll::Pending,
-            };
+            let late = self.wait.as_mut().is_some_and(|(_, wait)| wait.as_mut().poll(context).is_ready());
+            return if late { Poll::Ready(Some(Err(Error::ConnectionReadTimeout))) } else { Poll::Pending };
         };
         if let Some((longest, wait)) = &mut self.wait {
             let until = tokio::time::Instant::now() + *longest;

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// An installed state store.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct StoreGuest {
     /// What runs it.
     pub(crate) host: Host,
@@ -60,7 +60,11 @@ impl StoreBucket {
         Err(StateError::NoSuchStore)
     }
 
-    pub(super) async fn keys(&self, _prefix: String, _after: Option<String>) -> Result<Vec<String>, StateError> {
+    pub(super) async fn keys(
+        &self,
+        _prefix: String,
+        _after: Option<String>,
+    ) -> Result<Vec<String>, StateError> {
         Err(StateError::NoSuchStore)
     }
 
