@@ -402,7 +402,7 @@ impl Host {
         let (host, guest) = (Arc::clone(&self.0), guest.clone());
         let work = self.0.workers.run(async move {
             let _ticking = host.clock.ticking();
-            call::call(&host.engine, &guest, request, limits, reach).await
+            call::call(&host.engine, &guest, request, limits, reach.for_call()).await
         });
         match work {
             Some(work) => work.done().await.unwrap_or(Err(CallError::Stopped)),
