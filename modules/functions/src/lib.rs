@@ -43,6 +43,7 @@ use crate::{
     api::Api,
     fetch::Fetcher,
     library::{Library, Parts, Shelf},
+    reach::{ReachOptions, Reaches},
     tally::Tally,
     triggers::Triggers,
 };
@@ -62,7 +63,16 @@ pub async fn run(mut context: Context<FunctionsSettings>) -> anyhow::Result<()> 
     }
     let settings = context.settings.current();
     let shelf = Shelf::open(&context.common.data_dir).context("the folder of functions cannot be used")?;
+    let reaches = Reaches::new(
+        context.bus.clone(),
+        context.events.clone(),
+        context.health.clone(),
+        context.common.data_dir.join("functions").join("state.redb"),
+        context.common.models_dir.clone(),
+        ReachOptions::of(&settings),
+    );
     let parts = Parts {
+        reaches,
         shelf,
         interpreters: context.common.interpreters_dir.clone(),
         tally: tally.clone(),

@@ -35,7 +35,7 @@ use crate::{
     grants::{Grants, Limits},
     host::{Answer, CallError, Guest, Host, HostOptions, Kind, Request},
     name::FunctionName,
-    reach::Reach,
+    reach::{Reach, ReachOptions, Reaches, StoreGuest},
     settings::{FunctionSettings, FunctionsSettings},
     tally::{FunctionTally, Tally},
     triggers::Unanswered,
@@ -61,6 +61,7 @@ struct Inner {
     /// The host in force and its running number: settings may want another.
     host: RwLock<(u64, Host)>,
     interpreters: PathBuf,
+    reaches: Reaches,
     shelf: Shelf,
     tally: Tally,
     health: Health,
@@ -143,6 +144,7 @@ pub(crate) enum InvokeError {
 
 /// What a library is made of.
 pub(crate) struct Parts {
+    pub(crate) reaches: Reaches,
     pub(crate) shelf: Shelf,
     /// Where the interpreters of text functions are.
     pub(crate) interpreters: PathBuf,
@@ -177,12 +179,13 @@ pub(crate) fn now() -> String {
 impl Library {
     /// The functions that are on disk, and `echo`. None is prepared yet: [`Library::prepare_all`].
     pub(crate) async fn open(parts: Parts, settings: Arc<FunctionsSettings>) -> anyhow::Result<Self> {
-        let Parts { shelf, interpreters, tally, health, facts, tasks } = parts;
+        let Parts { reaches, shelf, interpreters, tally, health, facts, tasks } = parts;
         let host = make_host(&settings, &shelf, &interpreters).context("the host cannot be set up")?;
         let (records, shelf) = spawn_blocking(move || (shelf.load(), shelf)).await?;
         let library = Self(Arc::new(Inner {
             host: RwLock::new((0, host)),
             interpreters,
+            reaches,
             shelf,
             tally,
             health,
@@ -195,6 +198,11 @@ impl Library {
             troubles: parking_lot::Mutex::default(),
             twin_changed: watch::Sender::new(()),
         }));
+        let inner = Arc::downgrade(&library.0);
+        library.0.reaches.find_stores_with(move |name| {
+            let library = Self(inner.upgrade().ok_or("the module is ending")?);
+            library.store(name)
+        });
         let echo = Record::echo();
         let records = records.into_values().chain([echo]);
         let functions = records.map(|record| {
@@ -258,6 +266,7 @@ impl Library {
     /// them: call [`Library::prepare_all`] then, which is said by the answer.
     pub(crate) async fn apply(&self, settings: Arc<FunctionsSettings>) -> anyhow::Result<bool> {
         let _changes = self.0.changes.lock().await;
+        self.0.reaches.set(ReachOptions::of(&settings));
         let another = self.settings().host() != settings.host();
         if another {
             let host = make_host(&settings, &self.0.shelf, &self.0.interpreters)?;
@@ -340,6 +349,7 @@ impl Library {
         if timeout(limit, idle).await.is_err() {
             tracing::warn!("Functions still ran when the module was stopped; they were ended.");
         }
+        self.0.reaches.end();
         host.end();
     }
 
@@ -347,6 +357,30 @@ impl Library {
     pub(crate) async fn content(&self, function: &Function) -> std::io::Result<bytes::Bytes> {
         let (shelf, digest) = (self.0.shelf.clone(), function.record.digest.clone());
         spawn_blocking(move || shelf.read(&digest)).await?
+    }
+
+    /// A state store that is installed and ready.
+    fn store(&self, name: &FunctionName) -> Result<StoreGuest, String> {
+        let function = self.0.now.read().functions.get(name).cloned();
+        let function = function.ok_or_else(|| format!("there is no function {name}"))?;
+        if function.record.kind != Kind::StateStore {
+            return Err(format!("{name} is no state store"));
+        }
+        if function.said.enabled == Some(false) {
+            return Err(format!("{name} is switched off"));
+        }
+        let Prepared { generation, host, guest } = match &*function.guest.borrow() {
+            Readiness::Ready(prepared) => prepared.clone(),
+            Readiness::Preparing => return Err(format!("{name} is still being prepared")),
+            Readiness::Failed(reason) => return Err(format!("{name} cannot be prepared: {reason}")),
+        };
+        Ok(StoreGuest {
+            host,
+            guest,
+            version: format!("{generation} {}", function.record.digest),
+            reach: function.reach.clone(),
+            limits: function.limits,
+        })
     }
 
     /// All that is in force for a function.
@@ -362,7 +396,7 @@ impl Library {
         Function {
             limits: settings.limits(&record.name, record.asked),
             tally: self.0.tally.of(&record.name),
-            reach: Reach { name: record.name.clone(), grants: grants.clone() },
+            reach: self.0.reaches.of(&record.name, &grants),
             record,
             grants,
             said,

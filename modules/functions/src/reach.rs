@@ -28,12 +28,11 @@ use shunt_module::{Events, Health};
 use shunt_wire::TopicFilter;
 use wasmtime::component::{HasData, Linker, ResourceTable};
 
+use self::{hosts::Host, models::Models, store::Stores};
 pub(crate) use self::{
-    events::PublishError,
-    logs::{Level, Line, Log, Logs},
+    logs::{Level, Log, Logs},
     store::StoreGuest,
 };
-use self::{hosts::Host, models::Models, store::Stores};
 use crate::{
     buckets::Buckets,
     grants::Grants,
@@ -43,6 +42,7 @@ use crate::{
         world::{function, keyvalue_draft},
     },
     name::FunctionName,
+    settings::FunctionsSettings,
 };
 
 /// What is set for all functions; may change while they run.
@@ -135,6 +135,18 @@ fn view(scene: &mut Scene) -> View<'_> {
     View { reach: &scene.reach, cause: scene.cause.as_deref(), table: &mut scene.table }
 }
 
+// === impl ReachOptions ===
+
+impl ReachOptions {
+    /// Those of the settings.
+    pub(crate) fn of(settings: &FunctionsSettings) -> Self {
+        Self {
+            bucket_bytes: u64::from(settings.state_mb) * 1024 * 1024,
+            log_lines: settings.log_lines as usize,
+        }
+    }
+}
+
 // === impl Reaches ===
 
 impl Reaches {
@@ -185,6 +197,17 @@ impl Reaches {
             means: Arc::clone(&self.0),
         };
         Reach { of: Arc::new(granted), left: Arc::new(Left::new()) }
+    }
+
+    /// A function has gone: its log is forgotten, and where it is a state store, its instance ends.
+    pub(crate) fn forget(&self, name: &FunctionName) {
+        self.0.logs.remove(name);
+        self.0.stores.end(name);
+    }
+
+    /// Ends all instances of state stores.
+    pub(crate) fn end(&self) {
+        self.0.stores.end_all();
     }
 
     /// The logs of all functions.

@@ -281,6 +281,7 @@ impl Library {
         functions.remove(name);
         self.replace(Now { settings: Arc::clone(&before.settings), functions });
         self.0.tally.forget(name);
+        self.0.reaches.forget(name);
         tracing::info!(function = %name, "A function is removed.");
         Ok(())
     }
