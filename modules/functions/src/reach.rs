@@ -82,7 +82,8 @@ struct Granted {
     topics: Vec<TopicFilter>,
     hosts: Vec<Host>,
     log: Log,
-    means: Arc<Means>,
+    /// None: it reaches nothing, whatever its grants.
+    means: Option<Arc<Means>>,
 }
 
 /// What one call may still take.
@@ -194,7 +195,7 @@ impl Reaches {
             hosts: grants.hosts.iter().filter_map(|host| host.parse().ok()).collect(),
             grants: grants.clone(),
             log: self.0.logs.of(name),
-            means: Arc::clone(&self.0),
+            means: Some(Arc::clone(&self.0)),
         };
         Reach { of: Arc::new(granted), left: Arc::new(Left::new()) }
     }
@@ -244,12 +245,22 @@ impl Reach {
         self.say(Level::Info, line);
     }
 
-    /// A reach for tests that touch nothing of it: no grants; state and models in a folder that is not there. Needs a
-    /// tokio runtime.
-    #[cfg(test)]
+    /// What reaches nothing: the text of a function is run so when it is installed.
     pub(crate) fn nothing() -> Self {
-        let reaches = Reaches::for_test(PathBuf::from("/dev/null/state.redb"));
-        reaches.of(&"tester".parse().expect("a name"), &Grants::default())
+        let granted = Granted {
+            name: FunctionName::echo(),
+            grants: Grants::default(),
+            topics: Vec::new(),
+            hosts: Vec::new(),
+            log: Log::detached(FunctionName::echo()),
+            means: None,
+        };
+        Self { of: Arc::new(granted), left: Arc::new(Left::new()) }
+    }
+
+    /// What the module has; an error where this reaches nothing.
+    fn means(&self) -> Result<&Arc<Means>, &'static str> {
+        self.of.means.as_ref().ok_or("nothing can be reached from here")
     }
 }
 

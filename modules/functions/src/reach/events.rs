@@ -49,7 +49,8 @@ impl Reach {
             cause.lead_to(&mut event);
         }
         let unavailable = |why: &dyn ToString| PublishError::Unavailable(why.to_string());
-        match timeout(LIMIT, self.of.means.bus.publish(event, Delivery::Assured)).await {
+        let bus = &self.means().map_err(|why| unavailable(&why))?.bus;
+        match timeout(LIMIT, bus.publish(event, Delivery::Assured)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(unavailable(&error)),
             Err(_) => Err(unavailable(&"the bus did not take the event in 3 s; it may come to it still")),
@@ -82,7 +83,8 @@ impl Reach {
         {
             return Err(invalid(format!("its content type is {content_type}, but it is no JSON: {error}")));
         }
-        let event = self.of.means.events.event(parsed.kind().clone(), parsed.source().clone());
+        let means = self.means().map_err(|why| PublishError::Unavailable(why.to_owned()))?;
+        let event = means.events.event(parsed.kind().clone(), parsed.source().clone());
         Ok(event.with_body(content_type, data))
     }
 }

@@ -85,15 +85,8 @@ impl Logs {
     /// The log of this function; it begins with the first question for it.
     pub(crate) fn of(&self, name: &FunctionName) -> Log {
         let mut logs = self.logs.lock();
-        let log = logs.entry(name.clone()).or_insert_with(|| {
-            Log(Arc::new(Ring {
-                name: name.clone(),
-                bound: Arc::clone(&self.bound),
-                lines: Mutex::default(),
-                newest: watch::Sender::new(0),
-            }))
-        });
-        log.clone()
+        let log = logs.entry(name.clone());
+        log.or_insert_with(|| Log::new(name.clone(), Arc::clone(&self.bound))).clone()
     }
 
     /// Forgets the log of a function that is removed.
@@ -105,6 +98,16 @@ impl Logs {
 // === impl Log ===
 
 impl Log {
+    fn new(name: FunctionName, bound: Arc<AtomicUsize>) -> Self {
+        let ring = Ring { name, bound, lines: Mutex::default(), newest: watch::Sender::new(0) };
+        Self(Arc::new(ring))
+    }
+
+    /// One that nobody reads.
+    pub(super) fn detached(name: FunctionName) -> Self {
+        Self::new(name, Arc::default())
+    }
+
     /// The lines after this number that are still kept, the oldest first, at most so many.
     pub(crate) fn lines(&self, after: u64, most: usize) -> Vec<Line> {
         let lines = self.0.lines.lock();

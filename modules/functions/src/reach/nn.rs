@@ -201,7 +201,8 @@ impl View<'_> {
             let why = format!("{} may not use the model {name:?}; it is granted: {all}", reach.name());
             return Err(Error::new(ErrorCode::Security, why));
         }
-        reach.of.means.models.get(name).await.map_err(|error| match &error {
+        let means = reach.means().map_err(|why| Error::new(ErrorCode::Security, why))?;
+        means.models.get(name).await.map_err(|error| match &error {
             Unusable::Missing(_) => Error::new(ErrorCode::NotFound, error.to_string()),
             Unusable::Broken(_) => Error::new(ErrorCode::RuntimeError, error.to_string()),
         })
@@ -259,7 +260,8 @@ impl View<'_> {
         model: &Arc<Model>,
         inputs: Vec<shunt_infer::Tensor>,
     ) -> Result<Vec<(String, Tensor)>, Error> {
-        let models = self.reach.of.means.models.clone();
+        let means = self.reach.means().map_err(|why| Error::new(ErrorCode::Security, why))?;
+        let models = means.models.clone();
         let outputs = models.run(Arc::clone(model), inputs).await;
         let outputs = outputs.map_err(|why| Error::new(ErrorCode::RuntimeError, why))??;
         let named = model.describe().outputs.iter().zip(outputs);

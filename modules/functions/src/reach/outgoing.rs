@@ -118,7 +118,7 @@ impl Hooks {
             return Err(Error::HttpRequestMethodInvalid);
         }
         take(&self.reach.left.requests).ok_or(Error::ConnectionLimitReached)?;
-        let client = self.reach.of.means.client.get()?.clone();
+        let client = self.reach.means().map_err(|_| Error::HttpRequestDenied)?.client.get()?.clone();
         let (mut parts, body) = request.into_parts();
         // The client sets it from the address.
         parts.headers.remove(http::header::HOST);

@@ -74,7 +74,7 @@ impl Reach {
             let why = format!("{} is granted no state: grants.state names a bucket", self.name());
             return Err(StateError::Denied(why));
         };
-        let means = &self.of.means;
+        let means = self.means().map_err(|why| StateError::Denied(why.to_owned()))?;
         match &self.grants().store {
             None => Ok(State::Own(means.buckets.bucket(bucket))),
             Some(store) => Ok(State::Store(means.stores.bucket(store, bucket)?)),
