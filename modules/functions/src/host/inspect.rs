@@ -62,6 +62,9 @@ const EXPORTS: &[(&str, &str, Kind)] = &[
     ("wasi:keyvalue/store", "0.2.0-draft2", Kind::StateStore),
 ];
 
+/// Modules and components in one another at most: the compiler may go down into them on its stack.
+const DEEPEST: usize = 100;
+
 /// The most imports that a refusal names.
 const NAMED: usize = 8;
 
@@ -122,7 +125,14 @@ impl Outside {
                 Payload::Version { encoding, .. } if depth == 0 => {
                     outside.component = *encoding == Encoding::Component
                 }
-                Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
+                Payload::ModuleSection { .. } | Payload::ComponentSection { .. } if depth < DEEPEST => {
+                    depth += 1
+                }
+                Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => {
+                    return Err(Refusal::Invalid(format!(
+                        "its parts lie in one another more than {DEEPEST} deep"
+                    )));
+                }
                 Payload::End(_) => depth = depth.saturating_sub(1),
                 Payload::CodeSectionStart { count, .. } => outside.functions += u64::from(*count),
                 _ if depth == 0 => {

@@ -122,7 +122,7 @@ async fn component_whose_export_has_the_right_name_and_another_form_fails_with_a
     let yard = Yard::new();
     let other = command("").replace("(result (result))", "(result u32)");
     let said = failure(yard.call(&yard.install_text(&other).unwrap(), "", LIMITS).await);
-    assert!(said.contains("type mismatch"), "{said}");
+    assert!(said.contains("expected `result` found `u32`"), "{said}");
 }
 
 #[test]
