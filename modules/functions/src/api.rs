@@ -4,6 +4,7 @@ mod body;
 mod door;
 mod edgefaas;
 mod invoke;
+mod logs;
 mod manage;
 mod openapi;
 mod problem;
@@ -55,6 +56,7 @@ pub(crate) fn routes(api: &Api) -> Router {
         .route("/functions", get(manage::list))
         .route("/functions/{name}", get(manage::get).put(manage::put).delete(manage::remove))
         .route("/functions/{name}/content", get(manage::content))
+        .route("/functions/{name}/logs", get(logs::logs))
         .route("/system/functions", get(manage::open_faas))
         .route_layer(middleware::from_fn_with_state(api.clone(), door::guard));
     let calling = Router::new()

@@ -35,7 +35,7 @@ use crate::{
     grants::{Grants, Limits},
     host::{Answer, CallError, Guest, Host, HostOptions, Kind, Request},
     name::FunctionName,
-    reach::{Reach, ReachOptions, Reaches, StoreGuest},
+    reach::{Log, Reach, ReachOptions, Reaches, StoreGuest},
     settings::{FunctionSettings, FunctionsSettings},
     tally::{FunctionTally, Tally},
     triggers::Unanswered,
@@ -351,6 +351,11 @@ impl Library {
         }
         self.0.reaches.end();
         host.end();
+    }
+
+    /// What a function of this name said.
+    pub(crate) fn log(&self, name: &FunctionName) -> Log {
+        self.0.reaches.logs().of(name)
     }
 
     /// The file of a function.

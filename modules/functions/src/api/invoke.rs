@@ -11,13 +11,14 @@ use axum::{
 use super::{
     Api, Problem,
     body::{Most, Room},
+    door,
 };
 use crate::{
     host::{Answer, Request as Call},
     library::Function,
 };
 
-/// Headers of a request that are none of the function's business: of this hop, or secrets of the module.
+/// Headers of a request that are none of the function's business: they are of this hop.
 const NOT_PASSED: &[&str] = &[
     "connection",
     "keep-alive",
@@ -27,7 +28,6 @@ const NOT_PASSED: &[&str] = &[
     "trailer",
     "transfer-encoding",
     "upgrade",
-    "x-shunt-token",
 ];
 
 /// Headers that a function cannot answer: of this hop, or such that bind a browser to more than this answer.
@@ -103,6 +103,7 @@ async fn prepare(api: &Api, name: &str, request: Request) -> Result<(Arc<Functio
     for name in NOT_PASSED {
         headers.remove(*name);
     }
+    door::hide_token(&api.library.settings().token, &mut headers);
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let content_type = content_type.unwrap_or_default().to_owned();
     let path = behind_name(uri.path()).to_owned();

@@ -69,7 +69,7 @@ struct Document {
 }
 
 /// The lines of an answer.
-struct Lines(mpsc::Receiver<Bytes>);
+pub(super) struct Lines(pub(super) mpsc::Receiver<Bytes>);
 
 /// Installs what a request holds.
 pub(crate) async fn install(api: &Api, name: &str, request: Request) -> Result<Response, Problem> {
