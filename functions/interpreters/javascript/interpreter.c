@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/time.h>
+#include <time.h>
 
 #include "bindings/text.h"
 #include "quickjs.h"
@@ -30,13 +31,22 @@ void __component_type_object_force_link_text(void) {}
 // --- what the engine asks of the system --------------------------------------------------------------------------
 
 int __real_gettimeofday(struct timeval *now, void *zone);
+int __real_clock_gettime(clockid_t clock, struct timespec *now);
 
-// The engine seeds a generator with the clock. While the memory that is kept is made, the clock stands still: a build
-// gives the same bytes each time. Nothing draws from that generator; see Math.random in prelude.js.
+// The engine reads the clocks when it begins, and seeds a generator with one. While the memory that is kept is made,
+// they stand still: a build gives the same bytes each time. Nothing draws from that generator; see Math.random in
+// prelude.js.
 int __wrap_gettimeofday(struct timeval *now, void *zone) {
   if (started) return __real_gettimeofday(now, zone);
   now->tv_sec = 1;
   now->tv_usec = 0;
+  return 0;
+}
+
+int __wrap_clock_gettime(clockid_t clock, struct timespec *now) {
+  if (started) return __real_clock_gettime(clock, now);
+  now->tv_sec = 1;
+  now->tv_nsec = 0;
   return 0;
 }
 

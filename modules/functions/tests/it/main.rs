@@ -10,4 +10,5 @@
 
 mod docs;
 mod library;
+mod text;
 mod yard;
