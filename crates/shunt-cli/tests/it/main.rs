@@ -5,4 +5,6 @@ mod bench;
 #[cfg(test)]
 mod command;
 #[cfg(test)]
+mod function;
+#[cfg(test)]
 mod models;

@@ -9,6 +9,7 @@
 )]
 
 mod docs;
+mod guests;
 mod library;
 mod text;
 mod yard;
