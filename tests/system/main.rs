@@ -9,6 +9,8 @@ mod command;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod functions;
+#[cfg(test)]
 mod gateway;
 #[cfg(test)]
 mod laws;

@@ -22,10 +22,11 @@ struct Module {
 /// The exit code that a module will end with.
 type ExitCode = Pin<Box<dyn Future<Output = u8>>>;
 
-const MODULES: [Module; 8] = [
+const MODULES: [Module; 9] = [
     module::<bus::BusSettings>(),
     module::<camera::CameraSettings>(),
     module::<emotion::EmotionSettings>(),
+    module::<functions::FunctionsSettings>(),
     module::<gateway::GatewaySettings>(),
     module::<inference::InferenceSettings>(),
     module::<relay::RelaySettings>(),

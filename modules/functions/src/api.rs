@@ -22,7 +22,7 @@ use axum::{
 };
 use tokio::sync::Semaphore;
 
-pub(crate) use problem::Problem;
+pub(crate) use self::{body::Most, problem::Problem};
 
 use crate::{fetch::Fetcher, library::Library, tally::Tally};
 

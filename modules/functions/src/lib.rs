@@ -23,6 +23,7 @@
 
 mod api;
 mod buckets;
+mod dapr_wasm;
 mod fetch;
 mod grants;
 mod host;
@@ -41,6 +42,7 @@ use shunt_module::{Context, Problems};
 
 use crate::{
     api::Api,
+    dapr_wasm::Ledger,
     fetch::Fetcher,
     library::{Library, Parts, Shelf},
     reach::{ReachOptions, Reaches},
@@ -71,6 +73,7 @@ pub async fn run(mut context: Context<FunctionsSettings>) -> anyhow::Result<()> 
         context.common.models_dir.clone(),
         ReachOptions::of(&settings),
     );
+    let ledger = Ledger::new(reaches.buckets());
     let parts = Parts {
         reaches,
         shelf,
@@ -89,7 +92,9 @@ pub async fn run(mut context: Context<FunctionsSettings>) -> anyhow::Result<()> 
         async move { (200, list.into()) }
     })?;
     let mut reloads = context.methods.queue("reload")?;
-    context.serve(api::routes(&Api::new(library.clone(), tally, fetcher.clone(), listens)));
+    let api = Api::new(library.clone(), tally, fetcher.clone(), listens);
+    let routes = api::routes(&api).merge(dapr_wasm::routes(&api, ledger.clone()));
+    context.serve(dapr_wasm::before(routes, &api, ledger));
     let mut triggers = {
         let (calling, granting) = (library.clone(), library.clone());
         let call = Arc::new(move |name, request| -> Pin<Box<dyn Future<Output = _> + Send>> {

@@ -211,6 +211,11 @@ impl Reaches {
         self.0.stores.end_all();
     }
 
+    /// All buckets of state, for the module's own use.
+    pub(crate) fn buckets(&self) -> &Buckets {
+        &self.0.buckets
+    }
+
     /// The logs of all functions.
     pub(crate) fn logs(&self) -> &Logs {
         &self.0.logs

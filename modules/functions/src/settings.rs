@@ -99,7 +99,9 @@ pub struct FunctionSettings {
     /// As the setting of that name.
     #[schemars(range(min = 1, max = 1_048_576))]
     pub output_kb: Option<u32>,
-    /// Events that call it: filters as in `shunt/emotion/#`.
+    /// Events that call it: filters as in `shunt/emotion/#`. A single one may be given without the list.
+    #[serde(deserialize_with = "triggers::one_or_many")]
+    #[schemars(with = "Vec<String>")]
     pub on: Vec<String>,
     /// It is called every so many seconds. Null for never.
     #[schemars(range(min = 0.1, max = 604_800))]

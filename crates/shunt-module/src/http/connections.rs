@@ -20,6 +20,7 @@ use std::{
 use axum::{
     Router,
     body::{Body, Bytes, HttpBody},
+    extract::ConnectInfo,
     http::{Request, Response},
 };
 use hyper::{
@@ -136,13 +137,20 @@ async fn accept(listener: &mut TcpListener) -> TcpStream {
 
 async fn connection(stream: TcpStream, pages: Router, limits: Limits, shutdown: CancellationToken) {
     let turn = Arc::new(Turn { ours: AtomicUsize::new(0), moved: AtomicU64::new(0), begun: Instant::now() });
+    let peer = stream.peer_addr().ok();
     let mut server = auto::Builder::new(TokioExecutor::new());
     server.http1().max_buf_size(limits.head);
     server.http2().max_concurrent_streams(limits.streams).max_header_list_size(limits.head as u32);
     let socket = TokioIo::new(Socket { stream, turn: Arc::clone(&turn) });
     let service = {
         let (pages, turn) = (TowerToHyperService::new(pages), Arc::clone(&turn));
-        service_fn(move |request: Request<Incoming>| answer(&pages, request, &turn, limits.idle))
+        service_fn(move |mut request: Request<Incoming>| {
+            // Routes may ask who calls.
+            if let Some(peer) = peer {
+                request.extensions_mut().insert(ConnectInfo(peer));
+            }
+            answer(&pages, request, &turn, limits.idle)
+        })
     };
     let mut serving = pin!(server.serve_connection_with_upgrades(socket, service));
     let look = limits.idle / 4;

@@ -9,6 +9,7 @@
 )]
 
 mod docs;
+mod field;
 mod guests;
 mod library;
 mod text;
