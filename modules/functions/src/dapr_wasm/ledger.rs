@@ -46,7 +46,7 @@ impl Ledger {
 
     /// Notes an event, and a caller with the time. On disk when it returns.
     pub(super) async fn note(&self, note: Note, caller: Option<(String, i64)>) -> Result<(), StateError> {
-        let called = async {
+        let last_call = async {
             match caller {
                 Some((caller, at)) => {
                     self.callers.apply(vec![set(caller, at.to_string().into_bytes())]).await.map(drop)
@@ -55,8 +55,8 @@ impl Ledger {
             }
         };
         // Both share one writing to disk.
-        let (noted, called) = tokio::join!(self.note_event(&note), called);
-        noted.and(called)
+        let (event, caller) = tokio::join!(self.note_event(&note), last_call);
+        event.and(caller)
     }
 
     async fn note_event(&self, note: &Note) -> Result<(), StateError> {
