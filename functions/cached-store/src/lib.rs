@@ -1,7 +1,7 @@
 //! `cached-store`: a state store that is itself a component. It keeps what it read and wrote in memory, in front of the
 //! bucket that is granted to it, where everything is written through. Without a grant it keeps state in memory only.
 //!
-//! It has many buckets in its one: `orders` with the key `a` is `orders/a` there.
+//! It has many buckets in its one (`orders/a` is `a` of `orders`); what another function writes there it does not see.
 #![allow(missing_docs, reason = "what the bindings generator makes has no comments")]
 
 wit_bindgen::generate!({

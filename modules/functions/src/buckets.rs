@@ -19,7 +19,10 @@ use std::{
 };
 
 use shunt_module::Health;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::{
+    runtime::Handle,
+    sync::{Semaphore, mpsc, oneshot},
+};
 
 use self::{
     file::{File, Reader},
@@ -36,8 +39,13 @@ pub(crate) const LARGEST_ANSWER: usize = 16 * 1024 * 1024;
 pub(crate) const MOST: usize = 1000;
 /// Bytes that a key costs besides itself and its value, for the bound of a bucket.
 const KEY_COST: usize = 64;
+/// All buckets together may have so many times what one of them may have.
+const WHOLE: u64 = 4;
 /// Changes that wait for the writer. Full: the callers wait, within their own time.
 const WAITING: usize = 256;
+/// Bytes of keys and values that wait for the writer, or are being written. Full: the callers wait, as above. Larger than
+/// the largest request.
+const WAITING_BYTES: u32 = 32 * 1024 * 1024;
 /// Reads at the disk at a time. Full: the others wait.
 const READS: usize = 8;
 
@@ -49,7 +57,12 @@ pub(crate) struct Buckets(Arc<Shared>);
 struct Shared {
     file: Arc<File>,
     jobs: mpsc::Sender<Job>,
-    reads: Semaphore,
+    /// Has a place for each byte that may wait.
+    room: Arc<Semaphore>,
+    /// A read whose call has gone keeps its place to its end, so that there are never more.
+    reads: Arc<Semaphore>,
+    /// The module's own runtime: reads block, and the threads of guests have none to spare for that.
+    runtime: Handle,
     /// Most bytes of a bucket.
     bound: AtomicU64,
 }
@@ -138,12 +151,20 @@ pub(crate) enum StateError {
 // === impl Buckets ===
 
 impl Buckets {
-    /// Buckets in this file, each of at most so many bytes. The file is opened, or made, in the background.
+    /// Buckets in this file, each of at most so many bytes, and of [`WHOLE`] times as many together. The file is opened,
+    /// or made, in the background. Needs a tokio runtime, which must outlive it: reads are done on its threads.
     pub(crate) fn new(path: PathBuf, bound: u64, health: Health) -> Self {
         let (jobs, waiting) = mpsc::channel(WAITING);
         let file = Arc::new(File::new(path, health));
         Writer::new(Arc::clone(&file), waiting).start();
-        Self(Arc::new(Shared { file, jobs, reads: Semaphore::new(READS), bound: AtomicU64::new(bound) }))
+        Self(Arc::new(Shared {
+            file,
+            jobs,
+            room: Arc::new(Semaphore::new(WAITING_BYTES as usize)),
+            reads: Arc::new(Semaphore::new(READS)),
+            runtime: Handle::current(),
+            bound: AtomicU64::new(bound),
+        }))
     }
 
     /// From now on a bucket may have so many bytes. One that has more takes only changes that make it smaller.
@@ -162,12 +183,15 @@ impl Buckets {
         T: Send + 'static,
         F: FnOnce(&Reader) -> Result<T, file::Failure> + Send + 'static,
     {
+        let unavailable = |error: &dyn ToString| StateError::Unavailable(error.to_string());
         // The semaphore is never closed.
-        let _turn =
-            self.0.reads.acquire().await.map_err(|error| StateError::Unavailable(error.to_string()))?;
+        let turn = Arc::clone(&self.0.reads).acquire_owned().await.map_err(|error| unavailable(&error))?;
         let file = Arc::clone(&self.0.file);
-        let reading = tokio::task::spawn_blocking(move || file.read(read));
-        reading.await.map_err(|error| StateError::Unavailable(error.to_string()))?
+        let reading = self.0.runtime.spawn_blocking(move || {
+            let _turn = turn;
+            file.read(read)
+        });
+        reading.await.map_err(|error| unavailable(&error))?
     }
 
     async fn write<T>(
@@ -175,8 +199,11 @@ impl Buckets {
         work: impl FnOnce(oneshot::Sender<Result<T, StateError>>) -> Work,
     ) -> Result<T, StateError> {
         let (answer, answered) = oneshot::channel();
-        let job = Job { work: work(answer), bound: self.0.bound.load(Ordering::Relaxed) };
+        let work = work(answer);
         let gone = || StateError::Unavailable("the thread that writes state has ended".to_owned());
+        let size = u32::try_from(work.size()).map_or(WAITING_BYTES, |size| size.min(WAITING_BYTES));
+        let room = Arc::clone(&self.0.room).acquire_many_owned(size).await.map_err(|_| gone())?;
+        let job = Job { work, bound: self.0.bound.load(Ordering::Relaxed), _room: room };
         self.0.jobs.send(job).await.map_err(|_| gone())?;
         answered.await.map_err(|_| gone())?
     }

@@ -28,8 +28,8 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use tokio::time::timeout;
 
-pub(crate) use self::ledger::Ledger;
 use self::ledger::Note;
+pub(crate) use self::ledger::{BUCKETS, Ledger};
 use crate::{
     api::{Api, Most, Problem},
     host::{Answer, Request as Call},

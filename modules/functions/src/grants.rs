@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use shunt_wire::{Topic, TopicFilter};
 
-use crate::name::FunctionName;
+use crate::{dapr_wasm::BUCKETS, name::FunctionName};
 
 /// What a function may reach. Nothing by default.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -61,6 +61,11 @@ impl Grants {
         {
             problems
                 .push(("state", format!("a bucket's name has 1 to {LONGEST} bytes and no control signs")));
+        }
+        if let Some(bucket) = &self.state
+            && BUCKETS.contains(&bucket.as_str())
+        {
+            problems.push(("state", format!("the bucket {bucket:?} is the module's own")));
         }
         if let Some(store) = &self.store
             && let Err(error) = store.parse::<FunctionName>()

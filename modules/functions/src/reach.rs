@@ -25,7 +25,6 @@ use std::{
 
 use shunt_bus::Bus;
 use shunt_module::{Events, Health};
-use shunt_wire::TopicFilter;
 use wasmtime::component::{HasData, Linker, ResourceTable};
 
 use self::{hosts::Host, models::Models, store::Stores};
@@ -79,7 +78,6 @@ pub(crate) struct Reach {
 struct Granted {
     name: FunctionName,
     grants: Grants,
-    topics: Vec<TopicFilter>,
     hosts: Vec<Host>,
     log: Log,
     /// None: it reaches nothing, whatever its grants.
@@ -151,8 +149,8 @@ impl ReachOptions {
 // === impl Reaches ===
 
 impl Reaches {
-    /// Of these parts: state in this file, models of this folder. Needs a tokio runtime, which must outlive it: models
-    /// are loaded on its threads for heavy work.
+    /// Of these parts: state in this file, models of this folder. Needs a tokio runtime, which must outlive it: models,
+    /// reads of state and look-ups of names have its threads for heavy work.
     pub(crate) fn new(
         bus: Bus,
         events: Events,
@@ -166,7 +164,7 @@ impl Reaches {
             events,
             buckets: Buckets::new(state, options.bucket_bytes, health.clone()),
             models: Models::new(models, health),
-            client: outgoing::Client::new(),
+            client: outgoing::Client::start(),
             logs: Logs::new(options.log_lines),
             stores: Stores::new(),
         }))
@@ -191,7 +189,6 @@ impl Reaches {
     pub(crate) fn of(&self, name: &FunctionName, grants: &Grants) -> Reach {
         let granted = Granted {
             name: name.clone(),
-            topics: grants.publish.iter().filter_map(|filter| filter.parse().ok()).collect(),
             hosts: grants.hosts.iter().filter_map(|host| host.parse().ok()).collect(),
             grants: grants.clone(),
             log: self.0.logs.of(name),
@@ -245,6 +242,15 @@ impl Reach {
         Self { of: Arc::clone(&self.of), left: Arc::new(Left::new()) }
     }
 
+    /// The same for the next request of an instance that lives on: its hooks and streams share what is left, so it is
+    /// renewed in place. Tensors stay with the instance, and so does the room that they take.
+    pub(super) fn renew(&self) {
+        let Left { lines, events, requests, tensors: _ } = &*self.left;
+        lines.store(logs::MOST, Ordering::Relaxed);
+        events.store(events::MOST, Ordering::Relaxed);
+        requests.store(outgoing::MOST, Ordering::Relaxed);
+    }
+
     /// A line that the function printed; for its log.
     pub(crate) fn log_line(&self, line: &str) {
         self.say(Level::Info, line);
@@ -255,7 +261,6 @@ impl Reach {
         let granted = Granted {
             name: FunctionName::echo(),
             grants: Grants::default(),
-            topics: Vec::new(),
             hosts: Vec::new(),
             log: Log::detached(FunctionName::echo()),
             means: None,

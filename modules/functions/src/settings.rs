@@ -72,7 +72,7 @@ pub struct FunctionsSettings {
     /// Calls that may wait for a place. One more is answered 503 with `Retry-After`.
     #[schemars(range(min = 1, max = 10_000))]
     pub queue: u32,
-    /// The most that one bucket of state may hold, in MiB.
+    /// The most that one bucket of state may hold, in MiB. All together hold four times as much at most.
     #[schemars(range(min = 1, max = 65_536))]
     pub state_mb: u32,
     /// Lines of the log kept for each function; the oldest give way.

@@ -16,13 +16,14 @@ use redb::{
 };
 use shunt_module::Health;
 
-use super::{Condition, Done, Entry, KEY_COST, LARGEST_ANSWER, Operation, StateError, Sum, at_most};
+use super::{Condition, Done, Entry, KEY_COST, LARGEST_ANSWER, Operation, StateError, Sum, WHOLE, at_most};
 
 /// Bucket and key, to the tag (8 bytes, little-endian) and the value.
 const STATE: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("state");
 /// Bytes of each bucket.
 const SIZES: TableDefinition<'_, &str, u64> = TableDefinition::new("sizes");
-/// The last tag given, under `etag`. One for all, so that a key that was removed and made again has another.
+/// The last tag given, under `etag`: one for all, so that a key that was removed and made again has another. And the bytes
+/// of all buckets, under `bytes`.
 const COUNTERS: TableDefinition<'_, &str, u64> = TableDefinition::new("counters");
 /// Bytes in front of each value.
 const HEAD: usize = 8;
@@ -117,7 +118,7 @@ impl File {
         // Tables of another form are found here and not at the first call.
         let tables = || -> Result<(), Failure> {
             let transaction = database.begin_write()?;
-            drop(Change::begin(&transaction)?);
+            Change::begin(&transaction)?.recount()?;
             transaction.commit()?;
             Ok(())
         };
@@ -131,18 +132,24 @@ impl File {
     /// Reads. A failure of the disk closes the file; the next call opens it anew.
     pub(super) fn read<T>(&self, read: impl FnOnce(&Reader) -> Result<T, Failure>) -> Result<T, StateError> {
         let database = self.open()?;
-        self.guarded(|| read(&Reader::new(&database)?))
+        self.guarded(&database, || read(&Reader::new(&database)?))
     }
 
-    /// Works, and makes an error of each failure.
-    pub(super) fn guarded<T>(&self, work: impl FnOnce() -> Result<T, Failure>) -> Result<T, StateError> {
+    /// Works with it, and makes an error of each failure.
+    pub(super) fn guarded<T>(
+        &self,
+        database: &Arc<Database>,
+        work: impl FnOnce() -> Result<T, Failure>,
+    ) -> Result<T, StateError> {
         let done = catch_unwind(AssertUnwindSafe(work));
         match done.unwrap_or_else(|_| Err(Failure::Disk("the file is damaged".to_owned()))) {
             Ok(done) => Ok(done),
             Err(Failure::Answer(error)) => Err(error),
             Err(Failure::Disk(why)) => {
-                // redb takes nothing more after an error.
-                self.slot.lock().database = None;
+                // redb takes nothing more after an error. Another one may have opened it anew meanwhile.
+                let mut slot = self.slot.lock();
+                slot.database.take_if(|open| Arc::ptr_eq(open, database));
+                drop(slot);
                 Err(self.unavailable(&why))
             }
         }
@@ -232,7 +239,7 @@ impl<'a> Change<'a> {
         bound: u64,
     ) -> Result<Vec<Done>, Failure> {
         let grows = self.plan(bucket, operations)?;
-        let size = self.grow(bucket, grows, bound)?;
+        self.grow(bucket, grows, bound)?;
         let mut done = Vec::with_capacity(operations.len());
         for operation in operations {
             let place = (bucket, operation.key.as_str());
@@ -241,7 +248,6 @@ impl<'a> Change<'a> {
                 Some(value) => Done::Set(self.put(place, value)?.to_string()),
             });
         }
-        self.sizes.insert(bucket, size)?;
         Ok(done)
     }
 
@@ -253,9 +259,8 @@ impl<'a> Change<'a> {
         };
         let text = sum.to_string();
         let grows = cost(key, text.len()) - before.unwrap_or(0);
-        let size = self.grow(bucket, grows, bound)?;
+        self.grow(bucket, grows, bound)?;
         self.put((bucket, key), text.as_bytes())?;
-        self.sizes.insert(bucket, size)?;
         Ok(sum)
     }
 
@@ -289,14 +294,35 @@ impl<'a> Change<'a> {
         Ok(known)
     }
 
-    /// The size of a bucket that grows so; refused beyond its bound: state is never thrown away to make room.
-    fn grow(&self, bucket: &str, grows: i64, bound: u64) -> Result<u64, Failure> {
+    /// Notes that a bucket grows so; refused beyond its bound, and beyond that of all together: state is never thrown
+    /// away to make room.
+    fn grow(&mut self, bucket: &str, grows: i64, bound: u64) -> Result<(), Failure> {
         let before = self.sizes.get(bucket)?.map_or(0, |size| size.value());
         let size = before.saturating_add_signed(grows);
-        if size > bound && grows > 0 {
-            return Err(StateError::TooLarge { what: "the bucket", size, max: bound }.into());
+        let all = self.counters.get("bytes")?.map_or(0, |all| all.value()).saturating_add_signed(grows);
+        let bounds = [("the bucket", size, bound), ("all state", all, bound.saturating_mul(WHOLE))];
+        for (what, size, max) in bounds {
+            if size > max && grows > 0 {
+                return Err(StateError::TooLarge { what, size, max }.into());
+            }
         }
-        Ok(size)
+        if size == 0 {
+            self.sizes.remove(bucket)?;
+        } else {
+            self.sizes.insert(bucket, size)?;
+        }
+        self.counters.insert("bytes", all)?;
+        Ok(())
+    }
+
+    /// Adds up what all buckets have.
+    fn recount(&mut self) -> Result<(), Failure> {
+        let mut all = 0_u64;
+        for record in self.sizes.iter()? {
+            all = all.saturating_add(record?.1.value());
+        }
+        self.counters.insert("bytes", all)?;
+        Ok(())
     }
 
     fn put(&mut self, place: (&str, &str), value: &[u8]) -> Result<u64, Failure> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use redb::{Database, WriteTransaction};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::{
     Done, Operation, StateError, Sum,
@@ -19,6 +19,8 @@ pub(super) struct Job {
     pub(super) work: Work,
     /// Most bytes of the bucket.
     pub(super) bound: u64,
+    /// The room for its bytes, given back when it is done.
+    pub(super) _room: OwnedSemaphorePermit,
 }
 
 #[derive(Debug)]
@@ -81,7 +83,8 @@ impl Writer {
     }
 
     fn write(&self, batch: Vec<Job>) {
-        let written = self.file.open().and_then(|database| self.file.guarded(|| commit(&database, &batch)));
+        let written =
+            self.file.open().and_then(|database| self.file.guarded(&database, || commit(&database, &batch)));
         match written {
             Ok(outcomes) => {
                 self.file.works();
@@ -108,7 +111,7 @@ fn commit(database: &Database, batch: &[Job]) -> Result<Vec<Outcome>, Failure> {
 
 fn outcomes(transaction: &WriteTransaction, batch: &[Job]) -> Result<Vec<Outcome>, Failure> {
     let mut change = Change::begin(transaction)?;
-    let outcome = |Job { work, bound }: &Job| {
+    let outcome = |Job { work, bound, .. }: &Job| {
         Ok(match work {
             Work::Apply { bucket, operations, .. } => {
                 Outcome::Applied(own(change.apply(bucket, operations, *bound))?)
@@ -132,12 +135,14 @@ fn own<T>(result: Result<T, Failure>) -> Result<Result<T, StateError>, Failure> 
 
 impl Work {
     /// Bytes that wait in it.
-    fn size(&self) -> usize {
+    pub(super) fn size(&self) -> usize {
         match self {
             Self::Apply { operations, .. } => {
-                operations.iter().map(|operation| operation.value.as_ref().map_or(0, Vec::len)).sum()
+                let size =
+                    |Operation { key, value, .. }: &Operation| key.len() + value.as_ref().map_or(0, Vec::len);
+                operations.iter().map(size).sum()
             }
-            Self::Add { .. } => 0,
+            Self::Add { key, .. } => key.len(),
         }
     }
 

@@ -1,7 +1,7 @@
 //! The events that the second generation's services tell, and the state that they save: in our durable buckets.
 //!
 //! The newest [`KEPT`] events are kept, in the bucket `events-service`. The bucket `statestore` has, by the address of
-//! each caller, the milliseconds of its last call. A function that is granted one of these buckets may read it.
+//! each caller, the milliseconds of its last call. No function is granted these buckets.
 
 use std::sync::Arc;
 
@@ -11,6 +11,8 @@ use tokio::sync::Mutex;
 
 use crate::buckets::{Bucket, Buckets, Condition, Operation, StateError};
 
+/// The names of its buckets. No function may be granted them: what one writes there would be taken for ours.
+pub(crate) const BUCKETS: [&str; 2] = ["events-service", "statestore"];
 /// Events that are kept; the oldest goes for a new one. They fit into one list of keys.
 const KEPT: u64 = 500;
 /// What the keys of events begin with.
@@ -40,7 +42,7 @@ pub(super) struct Note {
 
 impl Ledger {
     pub(crate) fn new(buckets: &Buckets) -> Self {
-        let (events, callers) = (buckets.bucket("events-service"), buckets.bucket("statestore"));
+        let [events, callers] = BUCKETS.map(|name| buckets.bucket(name));
         Self { events, callers, last: Arc::default() }
     }
 
@@ -62,17 +64,20 @@ impl Ledger {
     async fn note_event(&self, note: &Note) -> Result<(), StateError> {
         let mut last = self.last.lock().await;
         let number = match *last {
-            Some(number) => number + 1,
-            None => self.numbers().await?.last().map_or(1, |number| number + 1),
+            Some(number) => number,
+            None => self.numbers().await?.last().copied().unwrap_or(0),
         };
+        let number = number
+            .checked_add(1)
+            .ok_or_else(|| StateError::Number("there is no number left for an event".to_owned()))?;
         let value = serde_json::to_vec(note).map_err(|error| StateError::Unavailable(error.to_string()))?;
         let mut operations = vec![set(key(number), value)];
         if number > KEPT {
             operations.push(Operation { key: key(number - KEPT), condition: Condition::Any, value: None });
         }
-        self.events.apply(operations).await?;
+        // Before it is written: a caller that goes meanwhile does not take it back, so its number is not given again.
         *last = Some(number);
-        Ok(())
+        self.events.apply(operations).await.map(drop)
     }
 
     /// All events, the oldest first, each with its number as `id`.

@@ -63,7 +63,7 @@ impl Reach {
         // The form first: only a topic without wildcards is asked for in the grants.
         let parsed: Topic =
             topic.parse().map_err(|error: shunt_wire::TopicError| invalid(error.to_string()))?;
-        if !self.of.topics.iter().any(|filter| filter.matches(topic)) {
+        if !self.grants().may_publish(&parsed) {
             let granted = &self.grants().publish;
             let granted = if granted.is_empty() { "nothing".to_owned() } else { granted.join(", ") };
             let why = format!("{} may not publish to {topic}; it is granted: {granted}", self.name());

@@ -64,9 +64,14 @@ fn normal(host: &str) -> &str {
 }
 
 /// May a name lead there? Not to this machine itself, its links or everybody: who is granted such an address is
-/// granted it as an address, or as `localhost`.
+/// granted it as an address, or as `localhost`. And to private networks only where no stranger can make the name lead
+/// there: a name that somebody else's name server answers for could be turned to any machine beside this one.
 pub(super) fn may_resolve_to(name: &str, address: IpAddr) -> bool {
-    match address.to_canonical() {
+    let address = address.to_canonical();
+    if is_private(address) {
+        return is_local(name);
+    }
+    match address {
         own if own.is_loopback() => normal(name).eq_ignore_ascii_case("localhost"),
         IpAddr::V4(own) => {
             !(own.is_link_local() || own.is_unspecified() || own.is_broadcast() || own.is_multicast())
@@ -74,6 +79,24 @@ pub(super) fn may_resolve_to(name: &str, address: IpAddr) -> bool {
         }
         IpAddr::V6(own) => !(own.is_unicast_link_local() || own.is_unspecified() || own.is_multicast()),
     }
+}
+
+/// Is it of a network that the world cannot reach?
+fn is_private(address: IpAddr) -> bool {
+    match address {
+        // The last: behind a provider's translation (RFC 6598).
+        IpAddr::V4(own) => {
+            own.is_private() || matches!(own.octets(), [100, second, ..] if second & 0b1100_0000 == 64)
+        }
+        IpAddr::V6(own) => own.is_unique_local(),
+    }
+}
+
+/// Does the world's name service never answer for it? A name without a dot, as of a container, and what is set apart
+/// for networks of one's own: `.local` (RFC 6762), `.home.arpa` (RFC 8375), `.internal` (ICANN).
+fn is_local(name: &str) -> bool {
+    let name = normal(name).to_ascii_lowercase();
+    !name.contains('.') || [".local", ".internal", ".home.arpa"].iter().any(|end| name.ends_with(end))
 }
 
 #[cfg(test)]
@@ -156,6 +179,23 @@ mod tests {
         ] {
             check("api.example.com", address, false);
         }
+        for address in [
+            "10.0.0.1",
+            "172.16.0.1",
+            "192.168.1.1",
+            "100.64.0.1",
+            "100.127.0.1",
+            "fd00::1",
+            "::ffff:10.0.0.1",
+        ] {
+            check("api.example.com", address, false);
+            check("local.example.com.", address, false);
+            check("inference", address, true);
+            check("plc.local", address, true);
+            check("Historian.Plant.INTERNAL.", address, true);
+        }
+        check("api.example.com", "100.128.0.1", true);
+        check("api.example.com", "172.32.0.1", true);
         check("localhost", "127.0.0.1", true);
         check("LOCALHOST.", "::1", true);
         check("localhost", "169.254.169.254", false);

@@ -284,6 +284,9 @@ impl tensor::HostTensor for View<'_> {
         data: tensor::TensorData,
     ) -> wasmtime::Result<Resource<Tensor>> {
         // A constructor answers no error, so these end the call. That the sizes agree is looked at in `compute`.
+        if self.reach.grants().models.is_empty() {
+            wasmtime::bail!("{} is granted no model, so it has no room for tensors", self.reach.name());
+        }
         if dimensions.len() > MOST_AXES {
             wasmtime::bail!("a tensor of {} dimensions, {MOST_AXES} are allowed", dimensions.len());
         }

@@ -6,7 +6,7 @@
 use std::{
     error::Error as _,
     io,
-    net::SocketAddr,
+    net::{SocketAddr, ToSocketAddrs},
     pin::Pin,
     sync::{Arc, OnceLock},
     task::{Context, Poll},
@@ -17,7 +17,11 @@ use bytes::Bytes;
 use http_body_util::{BodyDataStream, BodyExt};
 use hyper::body::{Body, Frame, SizeHint};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use tokio::time::{Sleep, sleep, timeout};
+use tokio::{
+    runtime::Handle,
+    sync::Semaphore,
+    time::{Sleep, sleep, timeout},
+};
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
 use super::{Level, Reach, hosts::may_resolve_to, take};
@@ -32,9 +36,15 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// Connections to a host that are kept for the next request, and for how long.
 const IDLE: (usize, Duration) = (4, Duration::from_secs(15));
 
+/// Names that are looked up at a time. Full: the others wait, within the time for their connection.
+const LOOKUPS: usize = 8;
+
 /// The client that all functions share; made when it is used first.
-#[derive(Debug, Default)]
-pub(super) struct Client(OnceLock<Result<reqwest::Client, String>>);
+#[derive(Debug)]
+pub(super) struct Client {
+    client: OnceLock<Result<reqwest::Client, String>>,
+    names: Names,
+}
 
 /// What a call's requests go through.
 #[derive(Debug)]
@@ -46,8 +56,13 @@ pub(crate) struct Hooks {
 type Answer = (http::Response<WasiBody>, Box<dyn Future<Output = Result<(), Error>> + Send>);
 
 /// Finds the addresses of a name, but none of the machine itself.
-#[derive(Debug)]
-struct Names;
+#[derive(Debug, Clone)]
+struct Names {
+    /// The module's own runtime: the system's look-up blocks a thread, and those of guests have none to spare.
+    runtime: Handle,
+    /// A look-up whose call has gone keeps its place to its end, so that there are never more.
+    lookups: Arc<Semaphore>,
+}
 
 /// A name leads to nothing but addresses that functions may not reach by a name.
 #[derive(Debug, thiserror::Error)]
@@ -61,19 +76,23 @@ struct Bounded<B> {
     body: B,
     left: u64,
     too_large: fn(Option<u64>) -> Error,
-    /// The longest wait for the next piece, and the wait now. None: the other side takes its time.
-    wait: Option<(Duration, Pin<Box<Sleep>>)>,
+    /// The longest wait for the next piece. None: the other side takes its time.
+    longest: Option<Duration>,
+    /// The wait now. It begins when the next piece is asked for: a guest that is slow itself is not the other side.
+    wait: Option<Pin<Box<Sleep>>>,
 }
 
 // === impl Client ===
 
 impl Client {
-    pub(super) fn new() -> Self {
-        Self::default()
+    /// Looks names up on the threads of this runtime.
+    pub(super) fn start() -> Self {
+        let names = Names { runtime: Handle::current(), lookups: Arc::new(Semaphore::new(LOOKUPS)) };
+        Self { client: OnceLock::new(), names }
     }
 
     fn get(&self) -> Result<&reqwest::Client, Error> {
-        let client = self.0.get_or_init(|| {
+        let client = self.client.get_or_init(|| {
             // Without it no client can be made; a second call changes nothing.
             rustls::crypto::ring::default_provider().install_default().ok();
             let client = reqwest::Client::builder()
@@ -81,7 +100,7 @@ impl Client {
                 .no_proxy()
                 .redirect(reqwest::redirect::Policy::none())
                 .referer(false)
-                .dns_resolver(Arc::new(Names))
+                .dns_resolver(Arc::new(self.names.clone()))
                 .connect_timeout(LONGEST_WAIT)
                 .pool_max_idle_per_host(IDLE.0)
                 .pool_idle_timeout(IDLE.1)
@@ -125,7 +144,8 @@ impl Hooks {
         let mut wanted = reqwest::Request::new(parts.method, url);
         *wanted.headers_mut() = parts.headers;
         if !body.is_end_stream() {
-            let body = Bounded { body, left: LARGEST, too_large: Error::HttpRequestBodySize, wait: None };
+            let too_large = Error::HttpRequestBodySize;
+            let body = Bounded { body, left: LARGEST, too_large, longest: None, wait: None };
             *wanted.body_mut() = Some(reqwest::Body::wrap_stream(BodyDataStream::new(body)));
         }
         Ok((client, wanted))
@@ -162,8 +182,8 @@ async fn send(
     let between = wait(options.between_bytes_timeout);
     let answer = answer.map(|body| {
         let body = body.map_err(|error| meaning(&error));
-        let wait = Some((between, Box::pin(sleep(between))));
-        Bounded { body, left: LARGEST, too_large: Error::HttpResponseBodySize, wait }.boxed_unsync()
+        let (too_large, longest) = (Error::HttpResponseBodySize, Some(between));
+        Bounded { body, left: LARGEST, too_large, longest, wait: None }.boxed_unsync()
     });
     Ok((answer, Box::new(async { Ok(()) })))
 }
@@ -172,12 +192,17 @@ async fn send(
 
 impl Resolve for Names {
     fn resolve(&self, name: Name) -> Resolving {
-        let name = name.as_str().to_owned();
+        let (name, Self { runtime, lookups }) = (name.as_str().to_owned(), self.clone());
         Box::pin(async move {
-            // The client sets the port.
-            let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
-            let allowed = found.into_iter().filter(|address| may_resolve_to(&name, address.ip()));
-            let allowed: Vec<SocketAddr> = allowed.collect();
+            let place = lookups.acquire_owned().await?;
+            let looking = runtime.spawn_blocking(move || {
+                let _place = place;
+                // The client sets the port.
+                let found = (name.as_str(), 0).to_socket_addrs()?;
+                let allowed: Vec<_> = found.filter(|address| may_resolve_to(&name, address.ip())).collect();
+                io::Result::Ok((name, allowed))
+            });
+            let (name, allowed): (String, Vec<SocketAddr>) = looking.await??;
             if allowed.is_empty() {
                 return Err(Prohibited(name).into());
             }
@@ -197,13 +222,11 @@ impl<B: Body<Data = Bytes, Error = Error> + Unpin> Body for Bounded<B> {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let Poll::Ready(next) = Pin::new(&mut self.body).poll_frame(context) else {
-            let late = self.wait.as_mut().is_some_and(|(_, wait)| wait.as_mut().poll(context).is_ready());
-            return if late { Poll::Ready(Some(Err(Error::ConnectionReadTimeout))) } else { Poll::Pending };
+            let Some(longest) = self.longest else { return Poll::Pending };
+            let wait = self.wait.get_or_insert_with(|| Box::pin(sleep(longest)));
+            return wait.as_mut().poll(context).map(|()| Some(Err(Error::ConnectionReadTimeout)));
         };
-        if let Some((longest, wait)) = &mut self.wait {
-            let until = tokio::time::Instant::now() + *longest;
-            wait.as_mut().reset(until);
-        }
+        self.wait = None;
         let size = next.as_ref().and_then(|next| next.as_ref().ok()?.data_ref()).map_or(0, Bytes::len);
         match self.left.checked_sub(size as u64) {
             Some(left) => self.left = left,

@@ -10,11 +10,14 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, Weak},
 };
 
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    runtime::Handle,
+    sync::{Semaphore, mpsc, oneshot},
+};
 use wasmtime::{Store, component::ResourceAny};
 
 use super::{Level, Reach};
@@ -68,6 +71,10 @@ pub(super) struct Stores(Arc<Shared>);
 struct Shared {
     find: OnceLock<Find>,
     running: Mutex<HashMap<FunctionName, Running>>,
+    /// Who works with a store: one instance at a time, also while an older one still ends.
+    turns: Mutex<HashMap<FunctionName, Weak<Semaphore>>>,
+    /// The module's own runtime.
+    runtime: Handle,
 }
 
 /// An instance, and what it was begun with.
@@ -112,6 +119,8 @@ struct Keeper {
     instance: Option<Lasting>,
     /// The instance's handles of its buckets.
     buckets: HashMap<String, ResourceAny>,
+    /// Has one place.
+    turn: Arc<Semaphore>,
 }
 
 /// One request at work in the instance.
@@ -131,7 +140,12 @@ enum Failure {
 
 impl Stores {
     pub(super) fn new() -> Self {
-        Self(Arc::new(Shared { find: OnceLock::new(), running: Mutex::default() }))
+        Self(Arc::new(Shared {
+            find: OnceLock::new(),
+            running: Mutex::default(),
+            turns: Mutex::default(),
+            runtime: Handle::current(),
+        }))
     }
 
     pub(super) fn find_with(&self, find: Find) {
@@ -171,11 +185,39 @@ impl Stores {
             grants: store.reach.grants().clone(),
             requests: requests.clone(),
         };
-        // One before it does what it was asked, and ends then: nobody can ask it any more.
+        // One before it does what it was asked, and ends then: nobody can ask it any more. This one waits for that.
         running.insert(name.clone(), own);
         drop(running);
-        Keeper::begin(store, waiting)?;
+        self.begin(store, self.turn(name), waiting)?;
         Ok(requests)
+    }
+
+    /// Begins to serve, on a thread where guests run. Ends when nobody can ask any more.
+    fn begin(
+        &self,
+        store: StoreGuest,
+        turn: Arc<Semaphore>,
+        requests: mpsc::Receiver<Request>,
+    ) -> Result<(), StateError> {
+        let host = store.host.clone();
+        let keeper = Keeper { store, instance: None, buckets: HashMap::new(), turn };
+        let work = host.run(keeper.serve(requests));
+        let work = work.ok_or_else(|| StateError::Unavailable("the module is ending".to_owned()))?;
+        // Dropping the work would end it.
+        self.0.runtime.spawn(async move { work.done().await });
+        Ok(())
+    }
+
+    /// The turn at a store.
+    fn turn(&self, name: &FunctionName) -> Arc<Semaphore> {
+        let mut turns = self.0.turns.lock();
+        if let Some(turn) = turns.get(name).and_then(Weak::upgrade) {
+            return turn;
+        }
+        turns.retain(|_, turn| turn.strong_count() > 0);
+        let turn = Arc::new(Semaphore::new(1));
+        turns.insert(name.clone(), Arc::downgrade(&turn));
+        turn
     }
 
     fn find(&self, name: &FunctionName) -> Result<StoreGuest, StateError> {
@@ -269,18 +311,9 @@ impl std::fmt::Debug for StoreBucket {
 // === impl Keeper ===
 
 impl Keeper {
-    /// Begins to serve, on a thread where guests run. Ends when nobody can ask any more.
-    fn begin(store: StoreGuest, requests: mpsc::Receiver<Request>) -> Result<(), StateError> {
-        let host = store.host.clone();
-        let keeper = Self { store, instance: None, buckets: HashMap::new() };
-        let work = host.run(keeper.serve(requests));
-        let work = work.ok_or_else(|| StateError::Unavailable("the module is ending".to_owned()))?;
-        // Dropping the work would end it.
-        tokio::spawn(async move { work.done().await });
-        Ok(())
-    }
-
     async fn serve(mut self, mut requests: mpsc::Receiver<Request>) {
+        // Those that ask meanwhile wait, within their own time. It is never closed.
+        let Ok(turn) = Arc::clone(&self.turn).acquire_owned().await else { return };
         while let Some(Request { bucket, ask, answer }) = requests.recv().await {
             if answer.is_closed() {
                 continue;
@@ -289,6 +322,9 @@ impl Keeper {
             // A caller that has gone does not hear it.
             answer.send(done).ok();
         }
+        // The instance ends before the next one may begin.
+        drop(self);
+        drop(turn);
     }
 
     async fn answer(&mut self, bucket: &str, ask: Ask) -> Result<Answer, StateError> {
@@ -360,8 +396,7 @@ async fn open(
 impl Visit<'_> {
     async fn answer(&mut self, ask: Ask) -> Result<Answer, Failure> {
         // What one request says does not count for the next.
-        let reach = self.data.data().reach.for_call();
-        self.data.data_mut().reach = reach;
+        self.data.data().reach.renew();
         Ok(match ask {
             Ask::Get(keys) => Answer::Entries(self.get_all(keys).await?),
             Ask::Keys { prefix, after } => Answer::Keys(self.keys(&prefix, after.as_deref()).await?),
