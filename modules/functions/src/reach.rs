@@ -274,18 +274,6 @@ impl Reach {
     }
 }
 
-#[cfg(test)]
-impl Reaches {
-    /// For tests: state in this file, the models that are there, a bus in the process.
-    pub(crate) fn for_test(state: PathBuf) -> Self {
-        let options = shunt_bus::BusOptions::new("memory:reach", shunt_wire::Name::from_static("functions"));
-        let bus = Bus::open(options).expect("an in-process bus opens in a runtime");
-        let models = shunt_testkit::shared_dir().map_or_else(PathBuf::new, |shared| shared.join("models"));
-        let options = ReachOptions { bucket_bytes: 4 << 20, log_lines: 100 };
-        Self::new(bus, Events::new(), Health::new(), state, models, options)
-    }
-}
-
 impl fmt::Debug for Reach {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut reach = formatter.debug_struct("Reach");

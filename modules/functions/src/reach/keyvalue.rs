@@ -24,6 +24,7 @@ const CURSORS: usize = 16;
 
 /// An open bucket.
 #[derive(Debug)]
+#[expect(unreachable_pub, reason = "the bindings export it by its name")]
 pub struct Bucket {
     state: State,
     /// The pages handed out last, each with the key that it ended with: the older draft's cursors are numbers.
@@ -33,6 +34,7 @@ pub struct Bucket {
 
 /// A value as it was, to be swapped for another.
 #[derive(Debug)]
+#[expect(unreachable_pub, reason = "the bindings export it by its name")]
 pub struct Cas {
     state: State,
     key: String,

@@ -26,6 +26,7 @@ const MOST_AXES: usize = 8;
 
 /// A tensor of the guest.
 #[derive(Debug)]
+#[expect(unreachable_pub, reason = "the bindings export it by its name")]
 pub struct Tensor {
     dimensions: Vec<u32>,
     ty: TensorType,
@@ -34,18 +35,21 @@ pub struct Tensor {
 
 /// A model.
 #[derive(Debug)]
+#[expect(unreachable_pub, reason = "the bindings export it by its name")]
 pub struct Graph {
     model: Arc<Model>,
 }
 
 /// One use of a model.
 #[derive(Debug)]
+#[expect(unreachable_pub, reason = "the bindings export it by its name")]
 pub struct Execution {
     model: Arc<Model>,
 }
 
 /// What went wrong.
 #[derive(Debug)]
+#[expect(unreachable_pub, reason = "the bindings export it by its name")]
 pub struct Error {
     code: ErrorCode,
     data: String,

@@ -12,5 +12,6 @@ mod docs;
 mod field;
 mod guests;
 mod library;
+mod reach;
 mod text;
 mod yard;
