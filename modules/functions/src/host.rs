@@ -2,6 +2,7 @@
 //!
 //! It knows no names, no routes and no settings: what a call may reach is the [`Reach`] it is given.
 
+mod account;
 mod cache;
 mod call;
 mod clock;
@@ -11,6 +12,7 @@ mod inspect;
 pub(crate) mod lasting;
 mod limits;
 mod log;
+mod parts;
 mod prepare;
 mod program;
 #[cfg(test)]
@@ -36,7 +38,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use shunt_wire::{Envelope, Mono, Stamps};
-use tokio::sync::{AcquireError, Semaphore, SemaphorePermit, TryAcquireError};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, TryAcquireError};
 use wasmtime::{Engine, InstancePre, component};
 use wasmtime_wasi::p2::bindings::CommandPre;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
@@ -47,7 +49,7 @@ use self::{
     context::Scene,
     prepare::Counter,
     program::Script,
-    workers::Workers,
+    workers::{Lost, Workers},
     world::{function::FunctionPre, state_store::StateStoreExportsPre},
 };
 use crate::{grants::Limits, reach::Reach};
@@ -195,6 +197,9 @@ pub(crate) enum CallError {
     /// It wanted more memory.
     #[error("it wanted more memory than its {} MiB", .0 / (1024 * 1024))]
     Memory(usize),
+    /// All calls together took what memory there is.
+    #[error("the module has no memory left for it now")]
+    Full,
     /// It answered too much.
     #[error("its answer is longer than its {} KiB", .0 / 1024)]
     Output(usize),
@@ -216,6 +221,8 @@ pub(crate) struct Guest(Arc<GuestInner>);
 struct GuestInner {
     kind: Kind,
     code: Code,
+    /// What one call of it takes of the pool, in places.
+    places: u32,
 }
 
 /// What a guest runs.
@@ -250,9 +257,9 @@ struct HostInner {
     clock: Clock,
     workers: Workers,
     interpreters: text::Interpreters,
-    /// One permit for each call that runs; closed when the host stops.
-    places: Semaphore,
-    /// One permit for each instance that outlives a call.
+    /// Permits for calls that run, one for most of them; closed when the host stops.
+    places: Arc<Semaphore>,
+    /// The same for instances that outlive a call and for texts being checked.
     spare: Arc<Semaphore>,
     /// Calls that wait for a permit: at most `options.queue`, one more is refused.
     waiting: AtomicUsize,
@@ -272,6 +279,14 @@ impl Default for Answer {
             body: Bytes::new(),
             took: Duration::ZERO,
         }
+    }
+}
+
+impl Answer {
+    /// All that it has besides its body; it may not be longer than the body may.
+    fn head_bytes(&self) -> usize {
+        let headers = self.headers.iter().map(|(name, value)| name.as_str().len() + value.len());
+        headers.sum::<usize>() + self.content_type.len()
     }
 }
 
@@ -307,7 +322,8 @@ impl Guest {
     }
 
     fn new(kind: Kind, code: Code) -> Self {
-        Self(Arc::new(GuestInner { kind, code }))
+        let places = code.places();
+        Self(Arc::new(GuestInner { kind, code, places }))
     }
 
     /// What it is.
@@ -319,6 +335,27 @@ impl Guest {
 impl fmt::Debug for Guest {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("Guest").field("kind", &self.kind()).finish_non_exhaustive()
+    }
+}
+
+// === impl Code ===
+
+impl Code {
+    /// Memories and tables of the pool that an instance takes, in places: see [`engine`].
+    fn places(&self) -> u32 {
+        let required = match self {
+            Self::Echo => return 1,
+            Self::WasiP1(module) => Some(module.module().resources_required()),
+            Self::Function(code) => code.instance_pre().component().resources_required(),
+            Self::Http(code) => code.instance_pre().component().resources_required(),
+            Self::Command(code) => code.instance_pre().component().resources_required(),
+            Self::StateStore(code) => code.instance_pre().component().resources_required(),
+            Self::Text(text) => text.component().resources_required(),
+        };
+        // What is unknown takes as much as a component may.
+        required.map_or(engine::MEMORIES, |required| {
+            required.num_memories.max(required.num_tables.div_ceil(engine::TABLES_PER_PLACE)).max(1)
+        })
     }
 }
 
@@ -349,7 +386,7 @@ impl Host {
             interpreters: text::Interpreters::new(options.interpreters.clone()),
             clock,
             workers,
-            places: Semaphore::new(options.calls),
+            places: Arc::new(Semaphore::new(options.calls)),
             spare: Arc::new(Semaphore::new(engine::SPARE)),
             waiting: AtomicUsize::new(0),
             options,
@@ -375,7 +412,7 @@ impl Host {
     ) -> Result<Guest, Refusal> {
         match kind {
             Kind::Echo => Ok(Guest::echo()),
-            Kind::Python | Kind::JavaScript => self.prepare_text(bytes, kind),
+            Kind::Python | Kind::JavaScript => self.prepare_text(bytes, digest, kind),
             _ => prepare::prepare(&self.0, bytes, digest, kind, progress),
         }
     }
@@ -398,28 +435,36 @@ impl Host {
         if guest.kind() == Kind::Echo {
             return if self.0.places.is_closed() { Err(CallError::Stopped) } else { Ok(call::echo(request)) };
         }
-        let _place = self.place(limits).await?;
+        let place = self.place(guest, limits).await?;
         let (host, guest) = (Arc::clone(&self.0), guest.clone());
         let work = self.0.workers.run(async move {
+            // The place is free again when the instance is, which is on this thread, where the call is dropped too.
+            let _place = place;
             let _ticking = host.clock.ticking();
             call::call(&host.engine, &guest, request, limits, reach.for_call()).await
         });
         match work {
-            Some(work) => work.done().await.unwrap_or(Err(CallError::Stopped)),
+            Some(work) => work.done().await.unwrap_or_else(|lost| match lost {
+                Lost::Ended => Err(CallError::Stopped),
+                Lost::Panicked => Err(CallError::Failed("the host failed".to_owned())),
+            }),
             None => Err(CallError::Stopped),
         }
     }
 
     /// A place to run in.
-    async fn place(&self, limits: Limits) -> Result<SemaphorePermit<'_>, CallError> {
-        match self.0.places.try_acquire() {
+    async fn place(&self, guest: &Guest, limits: Limits) -> Result<OwnedSemaphorePermit, CallError> {
+        let places = || Arc::clone(&self.0.places);
+        // One that takes more than there are has all of them.
+        let wanted = guest.0.places.min(u32::try_from(self.0.options.calls).unwrap_or(u32::MAX));
+        match places().try_acquire_many_owned(wanted) {
             Ok(place) => return Ok(place),
             Err(TryAcquireError::Closed) => return Err(CallError::Stopped),
             Err(TryAcquireError::NoPermits) => {}
         }
         let _waiting = Waiting::begin(&self.0.waiting, self.0.options.queue).ok_or(CallError::Busy)?;
         let longest = Duration::from_millis(u64::from(limits.time_ms));
-        match tokio::time::timeout(longest, self.0.places.acquire()).await {
+        match tokio::time::timeout(longest, places().acquire_many_owned(wanted)).await {
             Ok(place) => place.map_err(|_: AcquireError| CallError::Stopped),
             Err(_) => Err(CallError::Busy),
         }
@@ -438,7 +483,12 @@ impl Host {
         self.0.workers.end();
     }
 
-    /// Calls that run or wait.
+    /// Removes what was compiled of bytes whose digest (hex sha256) is not among these.
+    pub(crate) fn keep_only(&self, named: &dyn Fn(&str) -> bool) {
+        self.0.cache.keep_only(named);
+    }
+
+    /// Places that are taken by calls, and calls that wait.
     pub(crate) fn in_flight(&self) -> usize {
         let running = self.0.options.calls.saturating_sub(self.0.places.available_permits());
         running.saturating_add(self.0.waiting.load(Ordering::SeqCst))

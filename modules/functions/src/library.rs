@@ -181,7 +181,13 @@ impl Library {
     pub(crate) async fn open(parts: Parts, settings: Arc<FunctionsSettings>) -> anyhow::Result<Self> {
         let Parts { reaches, shelf, interpreters, tally, health, facts, tasks } = parts;
         let host = make_host(&settings, &shelf, &interpreters).context("the host cannot be set up")?;
-        let (records, shelf) = spawn_blocking(move || (shelf.load(), shelf)).await?;
+        let compiled = host.clone();
+        let (records, shelf) = spawn_blocking(move || {
+            let records = shelf.load();
+            compiled.keep_only(&|digest| records.values().any(|record| record.digest == digest));
+            (records, shelf)
+        })
+        .await?;
         let library = Self(Arc::new(Inner {
             host: RwLock::new((0, host)),
             interpreters,

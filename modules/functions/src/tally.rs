@@ -31,7 +31,7 @@ pub(crate) struct FunctionTally {
 /// The reasons for which calls fail, as metrics tell them.
 pub(crate) fn reason(error: &CallError) -> &'static str {
     match error {
-        CallError::Busy => "busy",
+        CallError::Busy | CallError::Full => "busy",
         CallError::Time(_) => "time",
         CallError::Memory(_) => "memory",
         CallError::Output(_) => "output",

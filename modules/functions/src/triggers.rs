@@ -301,7 +301,7 @@ impl From<Unanswered> for Failure {
             Unanswered::Call(CallError::Memory(_)) => Reason::Memory,
             Unanswered::Call(CallError::Output(_)) => Reason::Output,
             Unanswered::Call(CallError::Refused(_)) => Reason::Refused,
-            Unanswered::Call(CallError::Busy) => Reason::Busy,
+            Unanswered::Call(CallError::Busy | CallError::Full) => Reason::Busy,
             Unanswered::Call(_) => Reason::Failed,
         };
         Self { reason, text: error.to_string() }

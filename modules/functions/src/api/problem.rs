@@ -48,6 +48,7 @@ impl Problem {
             InvokeError::Store => (StatusCode::BAD_REQUEST, "cannot be called"),
             InvokeError::Call(error) => match error {
                 CallError::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
+                CallError::Full => (StatusCode::SERVICE_UNAVAILABLE, "no memory left"),
                 CallError::Stopped => (StatusCode::SERVICE_UNAVAILABLE, "ending"),
                 CallError::Time(_) => (StatusCode::GATEWAY_TIMEOUT, "took too long"),
                 CallError::Memory(_) => (StatusCode::INTERNAL_SERVER_ERROR, "took too much memory"),

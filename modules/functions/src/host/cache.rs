@@ -81,6 +81,17 @@ impl Cache {
         }
     }
 
+    /// Forgets the code of all other bytes.
+    pub(super) fn keep_only(&self, named: &dyn Fn(&str) -> bool) {
+        for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            if let Some(digest) = name.to_str().filter(|digest| self.path(digest).is_some() && !named(digest))
+            {
+                self.remove(digest);
+            }
+        }
+    }
+
     /// Digests are hexadecimal: nothing else becomes a path.
     fn path(&self, digest: &str) -> Option<PathBuf> {
         let hexadecimal = digest.len() == 2 * DIGEST && digest.bytes().all(|sign| sign.is_ascii_hexdigit());

@@ -7,8 +7,10 @@ use wasmtime_wasi::WasiCtx;
 
 use super::{
     Answer, CallError, Code, Guest, Request,
+    account::plain,
     clock::TimeUp,
     context::{self, Scene, Stage},
+    limits::OutOfBudget,
     log::LogLines,
     program::{self, TooLong},
     text, web,
@@ -25,20 +27,19 @@ pub(super) async fn call(
     reach: Reach,
 ) -> Result<Answer, CallError> {
     let begun = Instant::now();
-    let mut answer = match &guest.0.code {
-        Code::Echo => echo(request),
-        Code::Function(function) => call_function(engine, function, request, limits, reach).await?,
-        Code::Http(proxy) => web::call(engine, proxy, request, limits, reach).await?,
-        Code::Command(command) => program::call_command(engine, command, request, limits, reach).await?,
-        Code::WasiP1(module) => program::call_module(engine, module, request, limits, &reach).await?,
+    let answered = match &guest.0.code {
+        Code::Echo => Ok(echo(request)),
+        Code::Function(function) => call_function(engine, function, request, limits, reach).await,
+        Code::Http(proxy) => web::call(engine, proxy, request, limits, reach).await,
+        Code::Command(command) => program::call_command(engine, command, request, limits, reach).await,
+        Code::WasiP1(module) => program::call_module(engine, module, request, limits, &reach).await,
         Code::StateStore(_) => {
-            return Err(CallError::Refused(
-                "it is a state store: other functions' state goes through it".to_owned(),
-            ));
+            Err(CallError::Refused("it is a state store: other functions' state goes through it".to_owned()))
         }
-        Code::Text(text) => text::call(engine, text, request, limits, reach).await?,
+        Code::Text(text) => text::call(engine, text, request, limits, reach).await,
     };
-    if answer.body.len() > limits.output_bytes {
+    let mut answer = answered.map_err(CallError::shortened)?;
+    if answer.body.len().max(answer.head_bytes()) > limits.output_bytes {
         return Err(CallError::Output(limits.output_bytes));
     }
     answer.took = begun.elapsed();
@@ -80,7 +81,7 @@ async fn call_function(
 
 /// WASI for components of our own contract: what they print becomes lines of the function's log.
 pub(super) fn standard_streams_to_log(reach: &Reach) -> WasiCtx {
-    WasiCtx::builder().stdout(LogLines::new(reach)).stderr(LogLines::new(reach)).build()
+    context::wasi().stdout(LogLines::new(reach)).stderr(LogLines::new(reach)).build()
 }
 
 /// Does the work until it ends or the time of the store's scene is up, and says why it gave nothing.
@@ -92,7 +93,7 @@ pub(super) async fn within<S: Stage, T>(
     let deadline = store.data().deadline();
     match tokio::time::timeout_at(deadline.into(), work(store)).await {
         Ok(Ok(done)) => Ok(done),
-        Ok(Err(error)) => Err(why(&error, store.data_mut(), limits)),
+        Ok(Err(error)) => Err(why(&error, store.data_mut(), limits).shortened()),
         Err(_) => Err(CallError::Time(limits.time_ms)),
     }
 }
@@ -105,6 +106,8 @@ fn why<S: Stage>(error: &wasmtime::Error, scene: &mut S, limits: Limits) -> Call
         CallError::Time(limits.time_ms)
     } else if error.is::<TooLong>() {
         CallError::Output(limits.output_bytes)
+    } else if error.is::<OutOfBudget>() {
+        CallError::Full
     } else if error.is::<PoolConcurrencyLimitError>() {
         CallError::Busy
     } else {
@@ -120,6 +123,6 @@ fn describe(error: &wasmtime::Error) -> String {
         None => error.root_cause().to_string(),
     };
     let frames = error.downcast_ref::<WasmBacktrace>().map(WasmBacktrace::frames).unwrap_or_default();
-    let names: Vec<_> = frames.iter().filter_map(|frame| frame.func_name()).take(3).collect();
+    let names: Vec<_> = frames.iter().filter_map(|frame| frame.func_name()).take(3).map(plain).collect();
     if names.is_empty() { reason } else { format!("{reason}, in {}", names.join(", called by ")) }
 }

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -36,6 +36,8 @@ struct Inner {
     running: AtomicUsize,
     stands: Mutex<bool>,
     wind: Condvar,
+    /// The host has ended; the engine may live on in what it compiled.
+    ended: AtomicBool,
 }
 
 /// While it lives, the clock ticks.
@@ -50,13 +52,14 @@ pub(crate) struct TimeUp;
 // === impl Clock ===
 
 impl Clock {
-    /// Begins a clock for the engine; its thread ends soon after the engine does.
+    /// Begins a clock for the engine; its thread ends soon after the clock does.
     pub(super) fn begin(engine: &Engine, threads: usize) -> std::io::Result<Self> {
         let inner = Arc::new(Inner {
             threads: threads.max(1),
             running: AtomicUsize::new(0),
             stands: Mutex::new(false),
             wind: Condvar::new(),
+            ended: AtomicBool::new(false),
         });
         let (ticked, engine) = (Arc::clone(&inner), engine.weak());
         std::thread::Builder::new().name("guest-clock".to_owned()).spawn(move || tick(&ticked, &engine))?;
@@ -78,6 +81,7 @@ impl Clock {
 
 impl Drop for Clock {
     fn drop(&mut self) {
+        self.0.ended.store(true, Ordering::SeqCst);
         *self.0.stands.lock() = false;
         self.0.wind.notify_one();
     }
@@ -113,6 +117,10 @@ fn tick(inner: &Inner, engine: &EngineWeak) {
             while *stands {
                 inner.wind.wait(&mut stands);
             }
+        }
+        // Calls that still run have to end too.
+        if inner.ended.load(Ordering::SeqCst) && inner.running.load(Ordering::SeqCst) == 0 {
+            return;
         }
         let Some(engine) = engine.upgrade() else { return };
         engine.increment_epoch();

@@ -6,7 +6,7 @@ use std::{
 };
 
 use wasmtime::{Engine, Store, StoreContextMut, UpdateDeadline, component::ResourceTable};
-use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use super::{Cause, clock::TimeUp, limits::Limiter};
@@ -15,8 +15,15 @@ use crate::{
     reach::{Reach, outgoing::Hooks},
 };
 
-/// Bytes of headers that a guest may build up at a time.
-const HEADER_BYTES: usize = 64 << 10;
+/// Bytes that one set of headers may have.
+const HEADER_BYTES: usize = 16 << 10;
+
+/// What a guest may hold at a time: streams, timers, bodies, headers. With what each of them may keep in the host's
+/// memory, headers and a body's buffer, that is some 20 MiB at most.
+const HANDLES: usize = 512;
+
+/// Random bytes that one call of the host may make: they are made at once, without a turn for others.
+const RANDOM_BYTES: u64 = 1 << 20;
 
 /// Bytes that one call of the host may copy out of the guest besides its largest answer.
 const COPIED_BYTES: usize = 2 << 20;
@@ -65,6 +72,18 @@ fn look_up<S: Stage>(store: StoreContextMut<'_, S>) -> wasmtime::Result<UpdateDe
     if Instant::now() >= store.data().deadline() { Err(TimeUp.into()) } else { Ok(UpdateDeadline::Yield(1)) }
 }
 
+/// WASI without files, sockets and environment. A socket would be one of the system's before its address is looked at.
+pub(super) fn wasi() -> WasiCtxBuilder {
+    let mut wasi = WasiCtx::builder();
+    wasi.allow_tcp(false).allow_udp(false).max_random_size(RANDOM_BYTES);
+    wasi
+}
+
+/// Bounds what a guest holds.
+pub(super) fn bounded(table: &mut ResourceTable) {
+    table.set_max_capacity(HANDLES);
+}
+
 /// From now to the end of a call.
 pub(super) fn deadline(limits: Limits) -> Instant {
     Instant::now() + Duration::from_millis(u64::from(limits.time_ms))
@@ -78,7 +97,7 @@ impl Scene {
         let mut http = WasiHttpCtx::new();
         http.set_field_size_limit(HEADER_BYTES);
         let mut table = ResourceTable::new();
-        table.set_max_capacity(10_000);
+        bounded(&mut table);
         Self {
             wasi,
             http,

@@ -18,7 +18,7 @@ const MEMORY_GUARD: u64 = 32 << 20;
 /// it (512 GiB) has to spare.
 pub(super) const MOST_CALLS: usize = 40;
 
-/// Memories and instances besides those of calls: state stores that live long, and texts being checked.
+/// Places besides those of calls: for state stores that live long, and texts being checked.
 pub(super) const SPARE: usize = 8;
 
 /// The stack of a guest: WebAssembly's own part, and the host's functions on top of it.
@@ -28,10 +28,13 @@ const ASYNC_STACK: usize = 2 << 20;
 /// Elements of one table: CPython has some 10,000.
 pub(super) const TABLE_ELEMENTS: usize = 40_000;
 
-/// Core instances, memories and tables of one component: a component made of others has some of each.
+/// Core instances, memories and tables of one component: a component made of others has some of each. The pool has one
+/// memory and some tables for each place; a component that has more takes so many places when it is called.
 const CORE_INSTANCES: u32 = 64;
-const MEMORIES: u32 = 8;
+pub(super) const MEMORIES: u32 = 8;
 const TABLES: u32 = 32;
+
+pub(super) const TABLES_PER_PLACE: u32 = 8;
 
 /// Instances of which the memory stays mapped between calls: about 1 MiB for each is the price of quick calls.
 const WARM: u32 = 16;
@@ -62,7 +65,7 @@ fn pool(calls: usize, memory_bytes: usize) -> PoolingAllocationConfig {
     pool.total_component_instances(memories)
         .total_core_instances(memories.saturating_mul(CORE_INSTANCES))
         .total_memories(memories)
-        .total_tables(memories.saturating_mul(8))
+        .total_tables(memories.saturating_mul(TABLES_PER_PLACE))
         .total_stacks(memories)
         .max_core_instances_per_component(CORE_INSTANCES)
         .max_memories_per_component(MEMORIES)

@@ -2,9 +2,13 @@
 
 use std::collections::HashSet;
 
-use wasmparser::{Encoding, ExternalKind, Parser, Payload};
+use wasmparser::{BinaryReaderError, Encoding, ExternalKind, Parser, Payload};
 
-use super::{Kind, Refusal};
+use super::{
+    Kind, Refusal,
+    account::{plain, shortened},
+    parts::Parts,
+};
 
 /// Interfaces that a component may import, and the versions of them: a version that ends in `.` stands for all that
 /// begin so.
@@ -62,8 +66,8 @@ const EXPORTS: &[(&str, &str, Kind)] = &[
     ("wasi:keyvalue/store", "0.2.0-draft2", Kind::StateStore),
 ];
 
-/// Modules and components in one another at most: the compiler may go down into them on its stack.
-const DEEPEST: usize = 100;
+/// The most imports of a file: preview 1 has some 50, and a component one for each interface.
+const MOST_IMPORTS: usize = 1000;
 
 /// The most imports that a refusal names.
 const NAMED: usize = 8;
@@ -118,34 +122,24 @@ impl Outside {
     /// Looks at a WebAssembly file from its begin to its end.
     pub(super) fn of(bytes: &[u8]) -> Result<Self, Refusal> {
         let mut outside = Self::default();
-        let mut depth = 0_usize;
+        let mut parts = Parts::default();
         for payload in Parser::new(0).parse_all(bytes) {
-            let payload = payload.map_err(|error| Refusal::Invalid(error.to_string()))?;
-            match &payload {
-                Payload::Version { encoding, .. } if depth == 0 => {
-                    outside.component = *encoding == Encoding::Component
-                }
-                Payload::ModuleSection { .. } | Payload::ComponentSection { .. } if depth < DEEPEST => {
-                    depth += 1
-                }
-                Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => {
-                    return Err(Refusal::Invalid(format!(
-                        "its parts lie in one another more than {DEEPEST} deep"
-                    )));
-                }
-                Payload::End(_) => depth = depth.saturating_sub(1),
-                Payload::CodeSectionStart { count, .. } => outside.functions += u64::from(*count),
-                _ if depth == 0 => {
-                    outside.see(payload).map_err(|error| Refusal::Invalid(error.to_string()))?;
-                }
-                _ => {}
+            let payload = payload.map_err(|error| invalid(&error))?;
+            parts.see(&payload)?;
+            if parts.at_the_outside() {
+                outside.see(payload).map_err(|error| invalid(&error))?;
+            }
+            if outside.imports.len() > MOST_IMPORTS {
+                return Err(Refusal::TooLarge(format!("it has more than {MOST_IMPORTS} imports")));
             }
         }
+        outside.functions = parts.functions;
         Ok(outside)
     }
 
     fn see(&mut self, payload: Payload<'_>) -> wasmparser::Result<()> {
         match payload {
+            Payload::Version { encoding, .. } => self.component = encoding == Encoding::Component,
             Payload::ImportSection(imports) => {
                 for import in imports.into_imports() {
                     let import = import?;
@@ -179,7 +173,7 @@ impl Outside {
     pub(super) fn kind(&self, preview1: &HashSet<String>) -> Result<Kind, Refusal> {
         let unknown: Vec<_> = self.imports.iter().filter(|import| !self.is_known(import, preview1)).collect();
         if !unknown.is_empty() {
-            let mut named: Vec<_> = unknown.iter().take(NAMED).map(|name| shortened(name)).collect();
+            let mut named: Vec<_> = unknown.iter().take(NAMED).map(|name| plain(name)).collect();
             if unknown.len() > NAMED {
                 named.push(format!("and {} more", unknown.len() - NAMED));
             }
@@ -213,11 +207,6 @@ fn is(exact: &str, name: &str, version: &str) -> bool {
     })
 }
 
-/// A name that came with the file, so long as a line of text may be.
-fn shortened(name: &str) -> String {
-    if name.chars().count() > 100 {
-        format!("{}...", name.chars().take(97).collect::<String>())
-    } else {
-        name.to_owned()
-    }
+fn invalid(error: &BinaryReaderError) -> Refusal {
+    Refusal::Invalid(shortened(error.to_string()))
 }

@@ -53,7 +53,8 @@ impl Host {
             return Err(CallError::Failed(format!("it is no state store but a {}", guest.kind().as_str())));
         };
         let host = Arc::clone(&self.0);
-        let place = Arc::clone(&host.spare).try_acquire_owned().map_err(|_| CallError::Busy)?;
+        let wanted = guest.0.places;
+        let place = Arc::clone(&host.spare).try_acquire_many_owned(wanted).map_err(|_| CallError::Busy)?;
         let ticking = host.clock.ticking();
         let scene = Scene::new(standard_streams_to_log(&reach), reach, limits);
         let mut store = context::store(&host.engine, scene, limits);

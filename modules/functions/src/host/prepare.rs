@@ -16,6 +16,7 @@ use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
 use super::{
     Code, Guest, HostInner, Kind, Progress, Refusal,
+    account::shortened,
     cache::Cache,
     inspect::Outside,
     world::{function::FunctionPre, state_store::StateStoreExportsPre},
@@ -23,6 +24,9 @@ use super::{
 
 /// Between two reports of progress.
 const REPORT: Duration = Duration::from_millis(100);
+
+/// How far the compiler stands back behind everything else: see nice(2).
+const NICE: i32 = 10;
 
 /// Counts the functions that the compiler has done. It compiles one file at a time, so the count is that file's.
 #[derive(Debug, Default)]
@@ -42,14 +46,26 @@ pub(super) fn prepare(
     kind: Kind,
     progress: &dyn Fn(Progress),
 ) -> Result<Guest, Refusal> {
-    let compiled = match kept(&host.cache, &host.engine, digest, kind) {
-        Some(compiled) => compiled,
-        None => {
-            let _one_at_a_time = host.compiling.lock();
-            compile_and_keep(host, bytes, digest, kind, progress)?
+    let kept = || kept(&host.cache, &host.engine, digest, kind);
+    if let Some(compiled) = kept() {
+        return joined(host, kind, compiled);
+    }
+    let _one_at_a_time = host.compiling.lock();
+    // Another one may have compiled the same bytes meanwhile.
+    if let Some(compiled) = kept() {
+        return joined(host, kind, compiled);
+    }
+    let compiled = compile_with_progress(host, bytes, kind, progress)?;
+    let code = compiled.serialized();
+    let guest = joined(host, kind, compiled)?;
+    // What is refused is not kept: nothing would ever remove it.
+    match code {
+        Ok(code) => host.cache.put(digest, &code),
+        Err(error) => {
+            tracing::warn!(%error, digest, "Compiled code cannot be kept; it is compiled at each start.")
         }
-    };
-    joined(host, kind, compiled).map(|code| Guest::new(kind, code))
+    }
+    Ok(guest)
 }
 
 /// What was compiled before.
@@ -77,10 +93,9 @@ fn deserialize(engine: &Engine, code: &[u8], kind: Kind) -> wasmtime::Result<Com
     }
 }
 
-fn compile_and_keep(
+fn compile_with_progress(
     host: &HostInner,
     bytes: &[u8],
-    digest: &str,
     kind: Kind,
     progress: &dyn Fn(Progress),
 ) -> Result<Compiled, Refusal> {
@@ -92,7 +107,7 @@ fn compile_and_keep(
         // One message, when it is done.
         let (done, when_done) = sync_channel(1);
         let compiling = scope.spawn(move || {
-            let compiled = compile(&host.engine, bytes, kind);
+            let compiled = gently(|| compile(&host.engine, bytes, kind));
             done.send(()).ok();
             compiled
         });
@@ -102,13 +117,25 @@ fn compile_and_keep(
         compiling.join().map_err(|_| Refusal::Host("the compiler failed".to_owned()))
     })??;
     progress(Progress { done: all, all });
-    match compiled.serialized() {
-        Ok(code) => host.cache.put(digest, &code),
+    Ok(compiled)
+}
+
+/// Does it on threads that wait for others: calls go on as quickly as before.
+fn gently<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    let threads = rayon::ThreadPoolBuilder::new()
+        .thread_name(|number| format!("compiler-{number}"))
+        // Of the thread, on Linux. Where it is refused they compete with the calls, and that is all.
+        .start_handler(|_| {
+            rustix::process::nice(NICE).ok();
+        })
+        .build();
+    match threads {
+        Ok(threads) => threads.install(work),
         Err(error) => {
-            tracing::warn!(%error, digest, "Compiled code cannot be kept; it is compiled at each start.")
+            tracing::warn!(%error, "There are no threads for the compiler, so it takes those of others.");
+            work()
         }
     }
-    Ok(compiled)
 }
 
 fn compile(engine: &Engine, bytes: &[u8], kind: Kind) -> Result<Compiled, Refusal> {
@@ -116,11 +143,11 @@ fn compile(engine: &Engine, bytes: &[u8], kind: Kind) -> Result<Compiled, Refusa
         Kind::WasiP1 => Module::from_binary(engine, bytes).map(Compiled::Module),
         _ => Component::from_binary(engine, bytes).map(Compiled::Component),
     };
-    compiled.map_err(|error| Refusal::Invalid(format!("{error:#}")))
+    compiled.map_err(|error| invalid(&error))
 }
 
 /// Joins the code with what it imports.
-fn joined(host: &HostInner, kind: Kind, compiled: Compiled) -> Result<Code, Refusal> {
+fn joined(host: &HostInner, kind: Kind, compiled: Compiled) -> Result<Guest, Refusal> {
     let code = match (kind, compiled) {
         (Kind::WasiP1, Compiled::Module(module)) => {
             let start = module.get_export("_start").and_then(|start| start.func().cloned());
@@ -143,7 +170,12 @@ fn joined(host: &HostInner, kind: Kind, compiled: Compiled) -> Result<Code, Refu
         }
         (_, Compiled::Module(_)) => return Err(Refusal::Exports),
     };
-    code.map_err(|error| Refusal::Invalid(format!("{error:#}")))
+    code.map(|code| Guest::new(kind, code)).map_err(|error| invalid(&error))
+}
+
+/// What the engine says of bytes that it does not take. Names out of the file may be in it.
+fn invalid(error: &wasmtime::Error) -> Refusal {
+    Refusal::Invalid(shortened(format!("{error:#}")))
 }
 
 // === impl Compiled ===

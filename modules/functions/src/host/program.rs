@@ -13,7 +13,7 @@ use std::{
 use tokio::io::AsyncWrite;
 use wasmtime::{Engine, InstancePre, Linker, Store};
 use wasmtime_wasi::{
-    I32Exit, WasiCtx, WasiCtxBuilder, async_trait,
+    I32Exit, WasiCtxBuilder, WasiView, async_trait,
     cli::{IsTerminal, StdoutStream},
     p1::{self, WasiP1Ctx},
     p2::{OutputStream, Pollable, StreamError, StreamResult, bindings::CommandPre, pipe::MemoryInputPipe},
@@ -27,6 +27,9 @@ use super::{
     log::LogLines,
 };
 use crate::{grants::Limits, reach::Reach};
+
+/// `notsock` of preview 1.
+const NOT_A_SOCKET: i32 = 57;
 
 /// What the store of a preview 1 module holds.
 pub(super) struct Script {
@@ -60,7 +63,20 @@ struct Streams {
 pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Script>> {
     let mut linker = Linker::new(engine);
     p1::add_to_linker_async(&mut linker, |script: &mut Script| &mut script.wasi)?;
+    no_sockets(&mut linker)?;
     Ok(linker)
+}
+
+/// Calls about sockets answer that the handle is none. WASI's own do too, and each writes a warning to the module's log.
+fn no_sockets(linker: &mut Linker<Script>) -> wasmtime::Result<()> {
+    const MODULE: &str = "wasi_snapshot_preview1";
+    linker.allow_shadowing(true);
+    linker.func_wrap(MODULE, "sock_accept", |_: i32, _: i32, _: i32| NOT_A_SOCKET)?;
+    linker.func_wrap(MODULE, "sock_recv", |_: i32, _: i32, _: i32, _: i32, _: i32, _: i32| NOT_A_SOCKET)?;
+    linker.func_wrap(MODULE, "sock_send", |_: i32, _: i32, _: i32, _: i32, _: i32| NOT_A_SOCKET)?;
+    linker.func_wrap(MODULE, "sock_shutdown", |_: i32, _: i32| NOT_A_SOCKET)?;
+    linker.allow_shadowing(false);
+    Ok(())
 }
 
 /// The names of all that preview 1 has, as `module/name`.
@@ -71,12 +87,7 @@ pub(super) fn names(engine: &Engine, linker: &Linker<Script>) -> HashSet<String>
 /// A store in which nothing can run.
 pub(super) fn empty_store(engine: &Engine) -> Store<Script> {
     let limits = Limits { time_ms: 0, memory_bytes: 0, output_bytes: 0 };
-    let script = Script {
-        wasi: WasiCtx::builder().build_p1(),
-        limiter: Limiter::new(limits),
-        deadline: context::deadline(limits),
-    };
-    context::store(engine, script, limits)
+    context::store(engine, Script::new(context::wasi(), limits), limits)
 }
 
 /// Calls a preview 1 module.
@@ -87,10 +98,8 @@ pub(super) async fn call_module(
     limits: Limits,
     reach: &Reach,
 ) -> Result<Answer, CallError> {
-    let (mut wasi, streams) = streams(request, limits, reach);
-    let script =
-        Script { wasi: wasi.build_p1(), limiter: Limiter::new(limits), deadline: context::deadline(limits) };
-    let mut store = context::store(engine, script, limits);
+    let (wasi, streams) = streams(request, limits, reach);
+    let mut store = context::store(engine, Script::new(wasi, limits), limits);
     let ended = within(&mut store, limits, async |store| {
         let instance = module.instantiate_async(&mut *store).await?;
         let start = instance.get_typed_func::<(), ()>(&mut *store, "_start")?;
@@ -153,7 +162,7 @@ impl ExitCode for i32 {
 fn streams(request: Request, limits: Limits, reach: &Reach) -> (WasiCtxBuilder, Streams) {
     let output = Output::new(limits.output_bytes);
     let log = LogLines::new(reach);
-    let mut wasi = WasiCtx::builder();
+    let mut wasi = context::wasi();
     for (name, value) in environment(&request) {
         wasi.env(name, value);
     }
@@ -194,6 +203,14 @@ fn capitalised(word: &str) -> String {
 }
 
 // === impl Script ===
+
+impl Script {
+    fn new(mut wasi: WasiCtxBuilder, limits: Limits) -> Self {
+        let mut wasi = wasi.build_p1();
+        context::bounded(wasi.ctx().table);
+        Self { wasi, limiter: Limiter::new(limits), deadline: context::deadline(limits) }
+    }
+}
 
 impl Stage for Script {
     fn deadline(&self) -> Instant {

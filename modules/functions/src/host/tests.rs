@@ -10,6 +10,7 @@ use super::*;
 mod imports;
 mod input;
 mod kinds;
+mod lasting;
 mod limits;
 mod speed;
 

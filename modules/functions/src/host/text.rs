@@ -8,7 +8,8 @@
 use std::{
     fmt::Write as _,
     fs::{self, File},
-    io::Write as _,
+    io::{Read as _, Write as _},
+    os::fd::AsRawFd as _,
     path::{Path, PathBuf},
     sync::{Arc, mpsc},
     time::{Duration, Instant},
@@ -26,6 +27,7 @@ use wasmtime::{
 
 use super::{
     Answer, CallError, Code, Guest, Host, HostInner, Kind, Refusal, Request,
+    account::shortened,
     cache::engine_key,
     call::{standard_streams_to_log, within},
     context::{self, Scene},
@@ -40,11 +42,15 @@ use crate::{grants::Limits, reach::Reach};
 /// Milliseconds that the text outside the handler may take when a function is installed.
 const CHECK_MS: u32 = 2_000;
 
+/// How long a text waits for a place to be run in when it is installed.
+const CHECK_WAIT: Duration = Duration::from_secs(10);
+
 /// What a check may write besides its verdict.
 const CHECK_OUTPUT: usize = 64 << 10;
 
-/// The longest account of what went wrong in a text, in bytes: an exception may carry the whole request.
-const ACCOUNT_BYTES: usize = 4 << 10;
+/// Headers of an answer at most, and their bytes together: as many as a client takes.
+const HEADERS: usize = 100;
+const HEADER_BYTES: usize = 64 << 10;
 
 /// A language that functions are written in as text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,15 +132,6 @@ fn digest(bytes: &[u8]) -> String {
     })
 }
 
-/// The account of what went wrong in a text, cut where it is too long.
-fn shortened(mut account: String) -> String {
-    if account.len() > ACCOUNT_BYTES {
-        account.truncate(account.floor_char_boundary(ACCOUNT_BYTES));
-        account.push_str(" ...");
-    }
-    account
-}
-
 /// Calls a text function: a fresh instance of its interpreter runs the text, then its handler.
 pub(super) async fn call(
     engine: &Engine,
@@ -153,7 +150,7 @@ pub(super) async fn call(
         interpreter.shunt_functions_interpreter().call_run(store, &file, &text.source, &call).await
     })
     .await?;
-    answered.map_err(|account| CallError::Failed(shortened(account))).and_then(answer)
+    answered.map_err(CallError::Failed).and_then(answer)
 }
 
 /// The request as an interpreter takes it.
@@ -178,14 +175,20 @@ fn answer(answered: Answered) -> Result<Answer, CallError> {
     let status = StatusCode::from_u16(answered.status)
         .map_err(|_| CallError::Failed(format!("{} is no HTTP status", answered.status)))?;
     let mut headers = HeaderMap::new();
+    let bytes: usize = answered.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if answered.headers.len() > HEADERS || bytes > HEADER_BYTES {
+        return Err(CallError::Failed(format!(
+            "it answered {} headers of {bytes} bytes; {HEADERS} of {HEADER_BYTES} bytes together are taken",
+            answered.headers.len()
+        )));
+    }
     for (name, value) in answered.headers {
         let header = name.parse::<HeaderName>().ok().zip(HeaderValue::from_str(&value).ok());
         let Some((name, value)) = header else {
-            return Err(CallError::Failed(shortened(format!(
-                "it answered a header that is none: {name}: {value}"
-            ))));
+            return Err(CallError::Failed(format!("it answered a header that is none: {name}: {value}")));
         };
-        headers.append(name, value);
+        // There is room for so few.
+        headers.try_append(name, value).ok();
     }
     Ok(Answer {
         status,
@@ -278,15 +281,21 @@ impl Language {
     fn load(self, engine: &Engine, linker: &Linker<Scene>, folder: &Path) -> anyhow::Result<TextPre<Scene>> {
         let (file, digests) = self.files(&compiled_folder(folder, engine));
         let list = fs::read_to_string(&digests).with_context(|| format!("no {}", digests.display()))?;
-        let code = fs::read(&file).with_context(|| format!("no {}", file.display()))?;
+        let mut handle = File::open(&file).with_context(|| format!("no {}", file.display()))?;
+        let mut code = Vec::new();
+        handle.read_to_end(&mut code).with_context(|| format!("cannot read {}", file.display()))?;
         if list.lines().next() != Some(&digest(&code)) {
             bail!("{} has another digest than the one it was written with", file.display());
         }
         drop(code);
+        // The very file that was looked at, also where another one has its name by now. It is mapped and not copied: of
+        // CPython's 50 MB most are never touched.
+        let same = format!("/proc/self/fd/{}", handle.as_raw_fd());
         #[expect(unsafe_code, reason = "there is no other way to load machine code")]
-        // SAFETY: the file is what `compile_ahead` wrote, as its digest says, and nobody else writes into its folder;
-        // the engine itself refuses what was made by another version or for other settings.
-        let component = unsafe { Component::deserialize_file(engine, &file) }.map_err(anyhow::Error::from)?;
+        // SAFETY: the file is what `compile_ahead` wrote, as its digest says; it writes new files and changes none, and
+        // nobody else writes into its folder. The engine itself refuses what was made by another version or for other
+        // settings.
+        let component = unsafe { Component::deserialize_file(engine, same) }.map_err(anyhow::Error::from)?;
         let ready = linker.instantiate_pre(&component).map_err(anyhow::Error::from)?;
         TextPre::new(ready).map_err(anyhow::Error::from)
     }
@@ -329,6 +338,11 @@ impl Interpreters {
 // === impl Text ===
 
 impl Text {
+    /// The interpreter's code.
+    pub(super) fn component(&self) -> &Component {
+        self.interpreter.instance_pre().component()
+    }
+
     fn store(&self, engine: &Engine, limits: Limits, reach: Reach) -> Store<Scene> {
         let wasi = standard_streams_to_log(&reach);
         let memory_bytes = limits.memory_bytes.saturating_add(engine::INTERPRETER_BYTES);
@@ -356,6 +370,9 @@ impl Text {
         match verdict {
             Ok(Ok(())) => Ok(()),
             Ok(Err(account)) => Err(Refusal::Text(shortened(account))),
+            Err(error @ (CallError::Busy | CallError::Full | CallError::Stopped)) => {
+                Err(Refusal::Host(error.to_string()))
+            }
             Err(error) => Err(Refusal::Text(format!("the text outside its handler was run, and {error}"))),
         }
     }
@@ -366,6 +383,16 @@ impl Text {
 impl HostInner {
     fn interpreter(&self, language: Language) -> Result<TextPre<Scene>, Refusal> {
         self.interpreters.get(language, &self.engine, &self.components)
+    }
+
+    /// Runs the text outside its handler, where one of the places for that is free soon.
+    async fn check(&self, text: &Text) -> Result<(), Refusal> {
+        let wanted = text.component().resources_required().map_or(1, |required| required.num_memories.max(1));
+        let place = Arc::clone(&self.spare).acquire_many_owned(wanted);
+        let Ok(Ok(_place)) = tokio::time::timeout(CHECK_WAIT, place).await else {
+            return Err(Refusal::Host("too many texts and state stores wait for a place".to_owned()));
+        };
+        text.check(&self.engine, self.options.memory_bytes).await
     }
 }
 
@@ -388,18 +415,22 @@ impl Host {
 
     /// Makes a text ready to be called: runs it once outside its handler. Takes milliseconds, at most [`CHECK_MS`] and
     /// some; call it on a thread for heavy work.
-    pub(super) fn prepare_text(&self, bytes: &Bytes, kind: Kind) -> Result<Guest, Refusal> {
+    pub(super) fn prepare_text(&self, bytes: &Bytes, digest: &str, kind: Kind) -> Result<Guest, Refusal> {
         let language = Language::of(kind).ok_or(Refusal::Exports)?;
         let source = std::str::from_utf8(bytes).map_err(|error| {
             Refusal::Text(format!("it is not UTF-8: see its byte {}", error.valid_up_to()))
         })?;
         let source = source.strip_prefix('\u{feff}').unwrap_or(source);
         let text = Text { language, interpreter: self.0.interpreter(language)?, source: source.into() };
+        let checked = format!("checked as {}", kind.as_str());
+        if self.0.cache.get(digest).is_some_and(|kept| kept == checked.as_bytes()) {
+            return Ok(Guest::new(kind, Code::Text(text)));
+        }
         let (tell, told) = mpsc::sync_channel(1);
         let host = Arc::clone(&self.0);
         let work = self.0.workers.run(async move {
             let _ticking = host.clock.ticking();
-            let verdict = text.check(&host.engine, host.options.memory_bytes).await;
+            let verdict = host.check(&text).await;
             // It is full never: one is sent. Nobody listens any more: then nobody wants the function.
             tell.send(verdict.map(|()| text)).ok();
         });
@@ -409,6 +440,8 @@ impl Host {
             }
             None => return Err(Refusal::Host("the host has no threads".to_owned())),
         };
+        // At the next start it need not be run.
+        self.0.cache.put(digest, checked.as_bytes());
         Ok(Guest::new(kind, Code::Text(text)))
     }
 }
@@ -433,9 +466,19 @@ mod tests {
     }
 
     #[test]
-    fn a_long_account_is_cut_at_a_whole_character() {
-        let cut = shortened("é".repeat(ACCOUNT_BYTES));
-        assert!(cut.len() <= ACCOUNT_BYTES + 4 && cut.ends_with("é ..."), "{}", cut.len());
-        assert_eq!(shortened("short".to_owned()), "short");
+    fn only_so_many_headers_are_taken_of_an_answer() {
+        let answered = |number: usize, value: &str| Answered {
+            status: 200,
+            headers: (0..number).map(|number| (format!("x-{number}"), value.to_owned())).collect(),
+            content_type: String::new(),
+            body: Vec::new(),
+        };
+        assert_eq!(answer(answered(HEADERS, "1")).unwrap().headers.len(), HEADERS);
+        for too_much in
+            [answered(HEADERS + 1, "1"), answered(40_000, ""), answered(1, &"x".repeat(HEADER_BYTES))]
+        {
+            let said = answer(too_much).unwrap_err().to_string();
+            assert!(said.contains("headers"), "{said}");
+        }
     }
 }

@@ -25,6 +25,15 @@ struct Worker {
 #[derive(Debug)]
 pub(crate) struct Work<T>(JoinHandle<T>);
 
+/// Why nothing came of work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lost {
+    /// Its thread has ended.
+    Ended,
+    /// The host's own code failed in it.
+    Panicked,
+}
+
 struct Counted(Arc<AtomicUsize>);
 
 // === impl Workers ===
@@ -88,16 +97,15 @@ impl Worker {
 // === impl Work ===
 
 impl<T> Work<T> {
-    /// What came of it; nothing where its thread has ended or it panicked.
-    pub(crate) async fn done(mut self) -> Option<T> {
+    /// What came of it.
+    pub(crate) async fn done(mut self) -> Result<T, Lost> {
         match (&mut self.0).await {
-            Ok(done) => Some(done),
-            Err(error) => {
-                if error.is_panic() {
-                    tracing::error!("The host failed in a call; the call has ended and the others go on.");
-                }
-                None
+            Ok(done) => Ok(done),
+            Err(error) if error.is_panic() => {
+                tracing::error!("The host failed in a call; the call has ended and the others go on.");
+                Err(Lost::Panicked)
             }
+            Err(_) => Err(Lost::Ended),
         }
     }
 }
@@ -113,5 +121,21 @@ impl<T> Drop for Work<T> {
 impl Drop for Counted {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn work_that_is_lost_says_how_and_the_others_go_on() {
+        let workers = Workers::begin(1).unwrap();
+        let panics = workers.run(async { assert_eq!(1, 2, "as told") }).unwrap();
+        assert_eq!(panics.done().await, Err(Lost::Panicked));
+        assert_eq!(workers.run(async { 3 }).unwrap().done().await, Ok(3));
+        let waits = workers.run(std::future::pending::<()>()).unwrap();
+        workers.end();
+        assert_eq!(waits.done().await, Err(Lost::Ended));
     }
 }

@@ -33,6 +33,8 @@ const LARGEST: u64 = 16 * 1024 * 1024;
 /// The longest wait for a connection, for an answer's head and between two pieces of its body. The call's own time is
 /// shorter, where nobody sets it longer.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// Bytes of a body that wait for the other side, request or answer: a guest may hold many bodies at a time.
+const WAITING: usize = 16 * 1024;
 /// Connections to a host that are kept for the next request, and for how long.
 const IDLE: (usize, Duration) = (4, Duration::from_secs(15));
 
@@ -153,6 +155,14 @@ impl Hooks {
 }
 
 impl WasiHttpHooks for Hooks {
+    fn p2_outgoing_body_buffer_chunks(&mut self) -> usize {
+        1
+    }
+
+    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
+        WAITING
+    }
+
     fn send_request(
         &mut self,
         request: http::Request<WasiBody>,

@@ -159,7 +159,7 @@ impl Lane {
         loop {
             self.desk.tally.call(Source::Event);
             match self.desk.call(&self.name, request.clone()).await {
-                Err(Unanswered::Call(CallError::Busy)) => {
+                Err(Unanswered::Call(CallError::Busy | CallError::Full)) => {
                     self.desk.tally.postponed.inc();
                     sleep(pause).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);

@@ -151,6 +151,62 @@ fn component_of_very_many_parts_is_refused() {
     assert!(said.contains("instances"), "{said}");
 }
 
+#[test]
+fn components_that_make_one_another_over_and_over_are_refused_before_they_are_compiled() {
+    let yard = Yard::new();
+    // Ten times ten times ten ... of the first, each of them in a few bytes.
+    let tower = |first: &str, storeys: usize| {
+        let mut text = format!("(component $c0 {first})");
+        for storey in 1..=storeys {
+            let below = storey - 1;
+            let made = format!("(instance (instantiate $c{below}))").repeat(10);
+            let below = format!("(alias outer $root $c{below} (component $c{below}))");
+            write!(text, "(component $c{storey} {below} {made})").unwrap();
+        }
+        format!("(component $root {text} (instance (instantiate $c{storeys})))")
+    };
+    let module = "(core module $m) (core instance (instantiate $m))";
+    for first in ["", module] {
+        let refused = refusal(&yard, &wat::parse_str(tower(first, 20)).unwrap());
+        assert!(matches!(refused, Refusal::TooLarge(_)), "{refused}");
+    }
+    // So small a one is only nothing to call.
+    assert!(matches!(refusal(&yard, &wat::parse_str(tower(module, 3)).unwrap()), Refusal::Exports));
+    let handed = command("(component $c (import \"c\" (component $d)) (instance (instantiate $d)))");
+    let said = refusal_of_text(&yard, &handed);
+    assert!(said.contains("hand components to one another"), "{said}");
+}
+
+#[test]
+fn file_whose_compilation_would_take_too_much_is_refused() {
+    let yard = Yard::new();
+    let large = "nop ".repeat(1 << 20);
+    let many = "(func)".repeat(100_001);
+    let imports: String = (0..1001).map(|number| format!("(import \"env\" \"f{number}\" (func))")).collect();
+    for (inside, word) in [(format!("(func {large})"), "KiB"), (many, "functions"), (imports, "imports")] {
+        let text = format!(r#"(module {inside} (func (export "_start")))"#);
+        let refused = refusal(&yard, &wat::parse_str(text).unwrap());
+        assert!(matches!(&refused, Refusal::TooLarge(said) if said.contains(word)), "{refused}");
+    }
+}
+
+#[test]
+fn what_is_compiled_of_a_refused_file_is_not_kept() {
+    let yard = Yard::new();
+    yard.install(UNRULY).unwrap();
+    let folder = kept_file(&yard).parent().unwrap().to_owned();
+    refusal_of_text(
+        &yard,
+        r#"(module (import "wasi_snapshot_preview1" "fd_write" (func (param i64))) (func (export "_start")))"#,
+    );
+    let kept = || std::fs::read_dir(&folder).unwrap().count();
+    assert_eq!(kept(), 1);
+    yard.host.keep_only(&|name| name == digest(UNRULY));
+    assert_eq!(kept(), 1);
+    yard.host.keep_only(&|_| false);
+    assert_eq!(kept(), 0);
+}
+
 #[tokio::test]
 async fn component_with_much_data_works() {
     let yard = Yard::new();

@@ -179,7 +179,7 @@ async fn what_a_guest_asks_of_the_host_is_bounded() {
     let yard = Yard::new();
     let unruly = yard.install(UNRULY).unwrap();
     let limits = Limits { time_ms: 20_000, ..LIMITS };
-    for order in ["handles", "random 4000000000"] {
+    for order in ["handles", "random 4000000000", "random 1048577", "bodies 100000"] {
         let reason = failure(yard.call(&unruly, order, limits).await);
         assert!(!reason.is_empty());
     }
@@ -190,6 +190,92 @@ async fn what_a_guest_asks_of_the_host_is_bounded() {
     }
     yard.call(&unruly, "print-much 100000", limits).await.unwrap();
     yard.lives(&unruly).await;
+}
+
+#[tokio::test]
+async fn bodies_that_nobody_reads_take_little_of_the_host_each() {
+    let yard = Yard::new();
+    let unruly = yard.install(UNRULY).unwrap();
+    let answer = yard.call(&unruly, "bodies 100", LIMITS).await.unwrap();
+    let taken: u64 = std::str::from_utf8(&answer.body).unwrap().parse().unwrap();
+    assert!((100..=100 * (64 << 10)).contains(&taken), "{taken}");
+}
+
+#[tokio::test]
+async fn guest_gets_no_socket_of_the_system() {
+    let yard = Yard::new();
+    let unruly = yard.install(UNRULY).unwrap();
+    let answer = yard.call(&unruly, "sockets 100", LIMITS).await.unwrap();
+    let said = String::from_utf8_lossy(&answer.body);
+    assert!(said.starts_with("0 ") && said.matches("access-denied").count() == 2, "{said}");
+}
+
+#[tokio::test]
+async fn program_that_waits_for_very_much_at_a_time_is_ended() {
+    let yard = Yard::new();
+    let waits = |number: u32| {
+        yard.install_text(&format!(
+            r#"(module
+        (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
+        (memory (export "memory") 700)
+        (func (export "_start")
+            (drop (call $poll (i32.const 64) (i32.const 64) (i32.const {number}) (i32.const 0)))))"#
+        ))
+        .unwrap()
+    };
+    let limits = Limits { memory_bytes: 64 * MIB, ..LIMITS };
+    yard.call(&waits(100), "", limits).await.unwrap();
+    failure(yard.call(&waits(800_000), "", limits).await);
+}
+
+#[tokio::test]
+async fn what_a_guest_says_of_its_failure_is_cut_where_it_is_long() {
+    let yard = Yard::new();
+    let unruly = yard.install(UNRULY).unwrap();
+    let ended = yard.call(&unruly, "refuse 3000000", LIMITS).await;
+    let Err(CallError::Refused(said)) = ended else { panic!("it refuses: {ended:?}") };
+    assert!(said.len() < 5000 && said.ends_with("é ..."), "{}", said.len());
+    // The names of functions in a file may be of any length and have any signs.
+    let name = format!("\\1b[31m{}", "x".repeat(50_000));
+    let text = format!(r#"(module (memory 1) (func $"{name}" (export "_start") unreachable))"#);
+    let said = failure(yard.call(&yard.install_text(&text).unwrap(), "", LIMITS).await);
+    assert!(said.contains("xxx...") && said.len() < 500 && !said.contains('\u{1b}'), "{said}");
+}
+
+#[tokio::test]
+async fn content_type_may_be_no_longer_than_the_body_may() {
+    let yard = Yard::new();
+    let unruly = yard.install(UNRULY).unwrap();
+    let send = |bytes| yard.send(&unruly, Request { content_type: "x".repeat(bytes), ..request() }, LIMITS);
+    assert_eq!(send(MIB).await.unwrap().content_type.len(), MIB);
+    let ended = send(MIB + 1).await;
+    assert!(matches!(ended, Err(CallError::Output(bytes)) if bytes == MIB), "{ended:?}");
+}
+
+#[tokio::test]
+async fn component_of_many_memories_waits_for_as_many_places_and_others_go_on() {
+    let yard = Yard::with(2, 8, 40);
+    let memories = "(core instance (instantiate $n))".repeat(8);
+    let many = yard.install_text(&format!(
+        r#"(component
+        (core module $n (memory (export "memory") 1))
+        {memories}
+        (core module $m (func (export "run") (result i32) i32.const 0))
+        (core instance $i (instantiate $m))
+        (func $run (result (result)) (canon lift (core func $i "run")))
+        (instance $r (export "run" (func $run)))
+        (export "wasi:cli/run@0.2.0" (instance $r)))"#
+    ));
+    let many = many.unwrap();
+    assert_eq!(many.0.places, 8);
+    let unruly = yard.install(UNRULY).unwrap();
+    assert_eq!(unruly.0.places, 1);
+    let calls: Vec<_> =
+        (0..20).map(|number| yard.call(if number % 2 == 0 { &many } else { &unruly }, "", LIMITS)).collect();
+    for answer in futures(calls).await {
+        answer.unwrap();
+    }
+    assert_eq!(yard.host.in_flight(), 0);
 }
 
 #[tokio::test]

@@ -30,3 +30,18 @@ async fn time_of_a_fresh_call() {
         }
     }
 }
+
+#[test]
+#[ignore = "it measures, and asserts nothing about time"]
+fn time_of_a_compilation_with_and_without_progress() {
+    let yard = Yard::new();
+    let plain = engine::compiling().unwrap();
+    let grayscale = include_bytes!("../../../../../functions/builds/grayscale.wasm");
+    for _ in 0..5 {
+        for (name, engine) in [("with progress", &yard.host.0.engine), ("without", &plain)] {
+            let begun = Instant::now();
+            component::Component::from_binary(engine, grayscale).unwrap();
+            println!("{name:14} {:?}", begun.elapsed());
+        }
+    }
+}

@@ -28,6 +28,7 @@ impl Guest for Unruly {
             "answer" => vec![b'x'; number],
             "trap" => core::arch::wasm32::unreachable(),
             "panic" => panic!("as told"),
+            "refuse" if number > 0 => return Err("é".repeat(number)),
             "refuse" => return Err("as told".to_owned()),
             "exit" => std::process::exit(3),
             "print" => {
@@ -45,6 +46,8 @@ impl Guest for Unruly {
             "handles" => handles(),
             "random" => wasip2::random::random::get_random_bytes(number as u64),
             "headers" => headers(),
+            "bodies" => bodies(number).to_string().into_bytes(),
+            "sockets" => sockets(number).into_bytes(),
             "read-file" => format!("{:?}", std::fs::read("/etc/hostname")).into_bytes(),
             "connect" => format!("{:?}", std::net::TcpStream::connect("127.0.0.1:1")).into_bytes(),
             "look-up" => {
@@ -81,6 +84,41 @@ fn handles() -> Vec<u8> {
     loop {
         core::mem::forget(wasip2::clocks::monotonic_clock::subscribe_duration(1));
     }
+}
+
+/// Makes answers that nobody asked for, writes to their bodies as much as goes, and keeps them; bytes that went.
+fn bodies(number: usize) -> u64 {
+    let mut all = 0;
+    for _ in 0..number {
+        let answer = wasip2::http::types::OutgoingResponse::new(wasip2::http::types::Fields::new());
+        let body = answer.body().unwrap();
+        let stream = body.write().unwrap();
+        for _ in 0..10 {
+            let room = stream.check_write().unwrap_or(0).min(1 << 20);
+            if room == 0 || stream.write(&vec![b'x'; room as usize]).is_err() {
+                break;
+            }
+            all += room;
+        }
+        drop(stream);
+        core::mem::forget((answer, body));
+    }
+    all
+}
+
+/// Takes sockets and gives none back; how many there were, and what was said of the next.
+fn sockets(number: usize) -> String {
+    use wasip2::sockets::{
+        network::IpAddressFamily, tcp_create_socket::create_tcp_socket, udp_create_socket::create_udp_socket,
+    };
+    for had in 0..number {
+        let tcp = create_tcp_socket(IpAddressFamily::Ipv4).map(core::mem::forget);
+        let udp = create_udp_socket(IpAddressFamily::Ipv6).map(core::mem::forget);
+        if let (Err(tcp), Err(udp)) = (tcp, udp) {
+            return format!("{had} {tcp:?} {udp:?}");
+        }
+    }
+    "all".to_owned()
 }
 
 /// Makes headers without end.
