@@ -1,8 +1,9 @@
 //! What the command prints.
 
 use std::{
+    borrow::Cow,
     fmt::Display,
-    io::{self, Write},
+    io::{self, IsTerminal, Write},
 };
 
 /// One line on standard output. Fails where nobody reads any more, as in `shunt tail | head -1`.
@@ -13,9 +14,24 @@ pub(crate) fn line(text: impl Display) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One line on standard error. Where that is closed there is nobody to tell.
+/// Words that somebody else wrote, as a function does: on a terminal they steer nothing, elsewhere they are as they
+/// are.
+pub(crate) fn words(text: &str) -> anyhow::Result<()> {
+    if io::stdout().is_terminal() { line(plain(text)) } else { line(text) }
+}
+
+/// One line on standard error. Where that is closed there is nobody to tell. What is told may have somebody else's
+/// words in it: on a terminal they steer nothing.
 pub(crate) fn complain(text: impl Display) {
-    drop(writeln!(io::stderr().lock(), "{text}"));
+    let text = text.to_string();
+    let mut err = io::stderr().lock();
+    drop(if err.is_terminal() { writeln!(err, "{}", plain(&text)) } else { writeln!(err, "{text}") });
+}
+
+/// The text without the signs that steer a terminal: only the ends of lines and tabs stay.
+fn plain(text: &str) -> Cow<'_, str> {
+    let steers = |sign: char| sign.is_control() && !matches!(sign, '\n' | '\t');
+    if text.contains(steers) { text.replace(steers, " ").into() } else { text.into() }
 }
 
 /// Did it fail because the reader of our output went away? That is no failure of ours.
@@ -56,6 +72,13 @@ pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn words_cannot_steer_a_terminal() {
+        let told = "red \u{1b}[31m, \u{9b}31m, back\r and up\u{8}\n\tnext \u{e9}";
+        assert_eq!(plain(told), "red  [31m,  31m, back  and up \n\tnext \u{e9}");
+        assert!(matches!(plain("a\nb"), Cow::Borrowed(_)));
+    }
 
     #[test]
     fn a_table_lines_up_its_columns() {

@@ -172,6 +172,11 @@ impl Buckets {
         self.0.bound.store(bytes, Ordering::Relaxed);
     }
 
+    /// Closes the file; nothing is read or written any more.
+    pub(crate) fn end(&self) {
+        self.0.file.close();
+    }
+
     /// The bucket of this name.
     pub(crate) fn bucket(&self, name: &str) -> Bucket {
         Bucket { buckets: self.clone(), name: name.to_owned() }

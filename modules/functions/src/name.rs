@@ -7,25 +7,8 @@ use serde::{Deserialize, Serialize};
 /// The longest name in bytes.
 const LONGEST: usize = 64;
 
-/// Names that are routes of the module.
-const RESERVED: &[&str] = &[
-    "api",
-    "async-function",
-    "create_event",
-    "events",
-    "function",
-    "functions",
-    "healthz",
-    "image",
-    "init",
-    "metrics",
-    "mgmt",
-    "openapi.json",
-    "readyz",
-    "static",
-    "swagger",
-    "system",
-];
+/// Names that are routes of the module, one a line. `shunt function new` reads the same list.
+const RESERVED: &str = include_str!("name/reserved.txt");
 
 /// The name of a function, which is its path too: 1 to 64 letters, digits, `_`, `-` and `.`, of which the first is a
 /// letter, a digit or `_`; none of the module's own routes.
@@ -74,7 +57,7 @@ impl FromStr for FunctionName {
         if text.len() > LONGEST || !text.starts_with(first) || !text.chars().all(other) {
             return Err(FunctionNameError::Form(text.chars().take(LONGEST).collect()));
         }
-        if RESERVED.contains(&text) {
+        if RESERVED.lines().any(|reserved| reserved == text) {
             return Err(FunctionNameError::Reserved(text.to_owned()));
         }
         Ok(Self(text.to_owned()))

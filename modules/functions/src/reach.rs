@@ -203,9 +203,10 @@ impl Reaches {
         self.0.stores.end(name);
     }
 
-    /// Ends all instances of state stores.
+    /// Ends all instances of state stores, and closes the file of state.
     pub(crate) fn end(&self) {
         self.0.stores.end_all();
+        self.0.buckets.end();
     }
 
     /// All buckets of state, for the module's own use.

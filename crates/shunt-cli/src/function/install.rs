@@ -80,7 +80,7 @@ impl Install {
         bar.finish_and_clear();
         let entry = installed?;
         if self.json {
-            return output::line(serde_json::to_string(&entry)?);
+            return output::words(&serde_json::to_string(&entry)?);
         }
         let text = |key: &str| entry.get(key).and_then(Value::as_str).unwrap_or("?");
         let size = entry.get("size").and_then(Value::as_u64).unwrap_or_default();

@@ -122,7 +122,7 @@ async fn show(answer: Response) -> anyhow::Result<()> {
         return Ok(());
     }
     match std::str::from_utf8(&answer) {
-        Ok(text) if !text.contains('\0') => output::line(text.trim_end()),
+        Ok(text) if !text.contains('\0') => output::words(text.trim_end()),
         _ => anyhow::bail!("the answer is no text but {} bytes: say --out FILE", answer.len()),
     }
 }

@@ -22,11 +22,11 @@ impl List {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let list = self.place.door()?.get(&["functions"]).await?;
         if self.json {
-            return output::line(list);
+            return output::words(&list.to_string());
         }
         let rows: Vec<Vec<String>> = list.as_array().into_iter().flatten().map(row).collect();
         let head = ["name", "kind", "bytes", "calls", "errors", "p50 us", "p99 us", "grants", "last error"];
-        output::line(output::table(&head, &rows))
+        output::words(&output::table(&head, &rows))
     }
 }
 

@@ -41,6 +41,10 @@ const NAME: &str = "{{name}}";
 const WORD: &str = "{{word}}";
 /// The longest name; as the module has it.
 const LONGEST: usize = 64;
+/// Names that are routes of the module, one a line: the module's own list.
+const RESERVED: &str = include_str!("../../../../modules/functions/src/name/reserved.txt");
+/// The function that is built in and cannot be replaced.
+const BUILT_IN: &str = "echo";
 
 /// A file of a project: its path, and what is in it.
 type File = (&'static str, &'static str);
@@ -102,6 +106,8 @@ fn check(name: &str, language: Language) -> anyhow::Result<()> {
         is_name && name.chars().all(sign),
         "{name:?} cannot be the name: 1 to {LONGEST} letters, digits, '_' and '-', the first a letter"
     );
+    let is_free = name != BUILT_IN && !RESERVED.lines().any(|reserved| reserved == name);
+    anyhow::ensure!(is_free, "{name:?} cannot be the name: the module functions has it for itself");
     // Cargo refuses a package of this name, whoever wants it.
     anyhow::ensure!(language != Language::Rust || name != "test", "a Rust package cannot be named {name:?}");
     Ok(())
@@ -151,9 +157,11 @@ mod tests {
 
     #[test]
     fn what_is_no_name_is_refused() {
-        for name in ["", "../x", "a/b", "1st", "-x", "a b", "é", &"x".repeat(65)] {
+        let long = "x".repeat(65);
+        for name in ["", "../x", "a/b", "1st", "-x", "a b", "é", &long, "mgmt", "functions", "swagger", "echo"] {
             assert!(check(name, Language::Python).is_err(), "{name}");
         }
+        assert!(check("functions2", Language::Python).is_ok());
         assert!(check("test", Language::Rust).is_err());
     }
 }

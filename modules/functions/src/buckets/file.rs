@@ -47,6 +47,8 @@ struct Slot {
     /// None before the first use, and after a failure.
     database: Option<Arc<Database>>,
     failed: Option<(Instant, StateError)>,
+    /// Nobody opens it any more.
+    is_over: bool,
 }
 
 /// What ends a piece of work: an answer of its own, or the disk.
@@ -81,11 +83,21 @@ impl File {
         Self { path, health, slot: Mutex::default() }
     }
 
+    /// Closes it for good: what is on disk needs no repair, and another process may open it.
+    pub(super) fn close(&self) {
+        let mut slot = self.slot.lock();
+        slot.is_over = true;
+        slot.database = None;
+    }
+
     /// The open file.
     pub(super) fn open(&self) -> Result<Arc<Database>, StateError> {
         let mut slot = self.slot.lock();
         if let Some(database) = &slot.database {
             return Ok(Arc::clone(database));
+        }
+        if slot.is_over {
+            return Err(StateError::Unavailable("the module is ending".to_owned()));
         }
         if let Some((at, error)) = &slot.failed
             && at.elapsed() < AGAIN
@@ -97,7 +109,7 @@ impl File {
         match opened.unwrap_or_else(|_| Err("the file is damaged".to_owned())) {
             Ok(database) => {
                 let database = Arc::new(database);
-                *slot = Slot { database: Some(Arc::clone(&database)), failed: None };
+                *slot = Slot { database: Some(Arc::clone(&database)), ..Slot::default() };
                 self.health.set(PART, Ok(()));
                 Ok(database)
             }

@@ -1,6 +1,6 @@
 //! The thread that writes.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use redb::{Database, WriteTransaction};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
@@ -12,6 +12,8 @@ use super::{
 
 /// Most changes, and most bytes, in one transaction.
 const BATCH: (usize, usize) = (256, 16 * 1024 * 1024);
+/// How often to look, while the file does not open, whether it does now.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Something to be written.
 #[derive(Debug)]
@@ -65,9 +67,20 @@ impl Writer {
         }
     }
 
+    /// Comes back when the file is open, or when nobody can ask any more. Why it is not open is in the health. It is
+    /// tried without being asked, as one that was held by another process is free a moment later: nobody calls a
+    /// module that is not ready.
+    fn open(&mut self) {
+        while self.file.open().is_err() && !self.jobs.is_closed() {
+            match self.jobs.try_recv() {
+                Ok(job) => self.write(vec![job]),
+                Err(_) => std::thread::park_timeout(LOOK),
+            }
+        }
+    }
+
     fn run(mut self) {
-        // What it says is in the health, and comes again with the first call.
-        self.file.open().ok();
+        self.open();
         while let Some(job) = self.jobs.blocking_recv() {
             let mut size = job.work.size();
             let mut batch = vec![job];
