@@ -158,7 +158,9 @@ mod tests {
     #[test]
     fn what_is_no_name_is_refused() {
         let long = "x".repeat(65);
-        for name in ["", "../x", "a/b", "1st", "-x", "a b", "é", &long, "mgmt", "functions", "swagger", "echo"] {
+        for name in
+            ["", "../x", "a/b", "1st", "-x", "a b", "é", &long, "mgmt", "functions", "swagger", "echo"]
+        {
             assert!(check(name, Language::Python).is_err(), "{name}");
         }
         assert!(check("functions2", Language::Python).is_ok());
