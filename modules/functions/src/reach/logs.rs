@@ -66,7 +66,7 @@ struct Ring {
 
 #[derive(Debug, Default)]
 struct Lines {
-    lines: VecDeque<Line>,
+    kept: VecDeque<Line>,
     bytes: usize,
     newest: u64,
 }
@@ -111,7 +111,7 @@ impl Log {
     /// The lines after this number that are still kept, the oldest first, at most so many.
     pub(crate) fn lines(&self, after: u64, most: usize) -> Vec<Line> {
         let lines = self.0.lines.lock();
-        lines.lines.iter().filter(|line| line.number > after).take(most).cloned().collect()
+        lines.kept.iter().filter(|line| line.number > after).take(most).cloned().collect()
     }
 
     /// The number of the newest line; 0 before the first. Changes with each line, so that a reader can follow.
@@ -127,10 +127,10 @@ impl Log {
         lines.newest += 1;
         lines.bytes += message.len();
         let number = lines.newest;
-        lines.lines.push_back(Line { number, at: OffsetDateTime::now_utc(), level, message });
+        lines.kept.push_back(Line { number, at: OffsetDateTime::now_utc(), level, message });
         let bound = self.0.bound.load(Ordering::Relaxed);
-        while lines.lines.len() > bound || lines.bytes > KEPT_BYTES {
-            let Some(oldest) = lines.lines.pop_front() else { break };
+        while lines.kept.len() > bound || lines.bytes > KEPT_BYTES {
+            let Some(oldest) = lines.kept.pop_front() else { break };
             lines.bytes -= oldest.message.len();
         }
         drop(lines);

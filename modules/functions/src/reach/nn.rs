@@ -104,7 +104,7 @@ impl Tensor {
     }
 
     /// Of what a model answered.
-    fn of_output(port: &Port, output: shunt_infer::Tensor) -> Result<Self, Error> {
+    fn of_output(port: &Port, output: &shunt_infer::Tensor) -> Result<Self, Error> {
         let element = output.values.element();
         let ty = carrier(element)
             .ok_or_else(|| unsupported(format!("the output {:?} is {}", port.name, element.datatype())))?;
@@ -231,11 +231,11 @@ impl View<'_> {
             let input =
                 place(description, &name).and_then(|place| Some((place, description.inputs.get(place)?)));
             let Some((place, port)) = input else {
-                let names: Vec<&str> = description.inputs.iter().map(|port| port.name.as_str()).collect();
+                let inputs: Vec<&str> = description.inputs.iter().map(|port| port.name.as_str()).collect();
                 let name: String = name.chars().take(80).collect();
                 problem = Some(Error::invalid(format!(
                     "the model has no input {name:?}, only {}",
-                    names.join(", ")
+                    inputs.join(", ")
                 )));
                 continue;
             };
@@ -270,7 +270,7 @@ impl View<'_> {
         let outputs = outputs.map_err(|why| Error::new(ErrorCode::RuntimeError, why))??;
         let named = model.describe().outputs.iter().zip(outputs);
         let tensors = named.map(|(port, output)| {
-            let tensor = Tensor::of_output(port, output)?;
+            let tensor = Tensor::of_output(port, &output)?;
             self.take_room(tensor.data.len())?;
             Ok((port.name.clone(), tensor))
         });

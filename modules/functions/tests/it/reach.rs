@@ -249,7 +249,7 @@ fn spawn(folder: &std::path::Path, bus: &str, http: SocketAddr) -> Child {
 async fn ask(http: SocketAddr, asked: &str) -> Option<String> {
     let asking = client().post(format!("http://{http}/reacher")).body(asked.to_owned());
     let answer = asking.send().await.ok()?;
-    if answer.status() != 200 { None } else { answer.text().await.ok() }
+    if answer.status() == 200 { answer.text().await.ok() } else { None }
 }
 
 #[tokio::test(flavor = "multi_thread")]
