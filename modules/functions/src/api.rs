@@ -17,17 +17,25 @@ use std::{
 };
 
 use axum::{
-    Router, middleware,
+    Router,
+    extract::{MatchedPath, Request, State},
+    middleware::{self, Next},
+    response::Response,
     routing::{any, get, post},
 };
 use tokio::sync::Semaphore;
 
-pub(crate) use self::{body::Most, problem::Problem};
+pub(crate) use self::{
+    body::{Most, Room},
+    problem::Problem,
+};
 
 use crate::{fetch::Fetcher, library::Library, tally::Tally};
 
 /// How long the body of a request may take to come.
 const READING: Duration = Duration::from_mins(1);
+/// How long nothing may come of it.
+const IDLE: Duration = Duration::from_secs(10);
 
 /// Calls whose answers nobody waits for. One more is answered 503.
 const LATER: usize = 16;
@@ -42,8 +50,12 @@ pub(crate) struct Api {
     listens: SocketAddr,
     /// How long the body of a request may take to come.
     reading: Duration,
-    /// Bytes of the bodies in work.
+    /// How long nothing may come of it.
+    idle: Duration,
+    /// Bytes of the calls' bodies in work.
     taken: Arc<AtomicUsize>,
+    /// Bytes of the management's bodies in work: callers, who need no token, cannot take this room.
+    taken_by_files: Arc<AtomicUsize>,
     /// Places for calls whose answers nobody waits for.
     later: Arc<Semaphore>,
 }
@@ -62,10 +74,28 @@ pub(crate) fn routes(api: &Api) -> Router {
     let calling = Router::new()
         .route("/async-function/{name}", post(invoke::invoke_later))
         .route("/function/{name}", any(invoke::invoke))
+        .route("/function/{name}/", any(invoke::invoke))
         .route("/function/{name}/{*rest}", any(invoke::invoke))
         .route("/{name}", any(invoke::invoke))
+        .route("/{name}/", any(invoke::invoke))
         .route("/{name}/{*rest}", any(invoke::invoke));
-    managing.merge(calling).with_state(api.clone()).merge(openapi::routes())
+    managing
+        .merge(calling)
+        .route_layer(middleware::from_fn_with_state(api.clone(), count))
+        .with_state(api.clone())
+        .merge(openapi::routes())
+}
+
+/// Counts what is wrong with requests, by route. What a function itself answers is its own affair.
+async fn count(State(api): State<Api>, request: Request, next: Next) -> Response {
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let response = next.run(request).await;
+    let by_function = response.extensions().get::<invoke::ByFunction>().is_some();
+    if response.status().is_client_error() && !by_function {
+        let route = route.as_ref().map_or("", MatchedPath::as_str);
+        api.tally.bad_requests.with_label_values(&[route]).inc();
+    }
+    response
 }
 
 // === impl Api ===
@@ -78,7 +108,9 @@ impl Api {
             fetcher,
             listens,
             reading: READING,
+            idle: IDLE,
             taken: Arc::default(),
+            taken_by_files: Arc::default(),
             later: Arc::new(Semaphore::new(LATER)),
         }
     }

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use shunt_wire::{Topic, TopicFilter};
 
-use crate::{dapr_wasm::BUCKETS, name::FunctionName};
+use crate::{dapr_wasm::BUCKETS, name::FunctionName, reach};
 
 /// What a function may reach. Nothing by default.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -80,6 +80,9 @@ impl Grants {
                 problems.push((field, format!("each has 1 to {LONGEST} bytes")));
             }
         }
+        if self.models.iter().any(|model| model.chars().any(char::is_control)) {
+            problems.push(("models", "a model's name has no control signs".to_owned()));
+        }
         for filter in &self.publish {
             if let Err(error) = filter.parse::<TopicFilter>() {
                 problems.push(("publish", error.to_string()));
@@ -94,9 +97,6 @@ impl Grants {
 
 /// Is it a host, or a host and a port, and nothing more?
 pub(crate) fn is_host(text: &str) -> bool {
-    let url = reqwest::Url::parse(&format!("http://{text}"));
-    let plain = url.is_ok_and(|url| {
-        url.has_host() && url.username().is_empty() && url.path() == "/" && url.query().is_none()
-    });
-    plain && !text.contains(['/', '@', '#', '?', '\\', '%']) && !text.contains(char::is_whitespace)
+    // The one who asks the host reads it so.
+    reach::is_host(text)
 }

@@ -82,6 +82,7 @@ pub async fn run(mut context: Context<FunctionsSettings>) -> anyhow::Result<()> 
         health: context.health.clone(),
         facts: context.facts.clone(),
         tasks: context.tasks.clone(),
+        shutdown: context.shutdown.clone(),
     };
     let library = Library::open(parts, settings).await?;
     let listens = context.listener.local_addr().context("the listener has no address")?;
@@ -111,11 +112,7 @@ pub async fn run(mut context: Context<FunctionsSettings>) -> anyhow::Result<()> 
         let shutdown = shutdown.clone();
         context.tasks.spawn(async move { shutdown.run_until_cancelled(work).await })
     };
-    let prepare = || {
-        let library = library.clone();
-        until_stopped(Box::pin(async move { library.prepare_all().await }))
-    };
-    prepare();
+    library.begin_preparing();
     until_stopped(Box::pin({
         let (library, changes) = (library.clone(), library.twin_changes());
         async move { library.follow_twin(fetcher, changes).await }
@@ -127,20 +124,20 @@ pub async fn run(mut context: Context<FunctionsSettings>) -> anyhow::Result<()> 
                 library.try_twin_again();
                 call.answer(200, json!({"message": "functions of the module twin that are missing are fetched again"}));
             }
-            change = context.settings.change() => match library.apply(Arc::clone(&change.settings)).await {
-                Ok(another) => {
-                    triggers.set(&change.settings.triggers());
-                    if another {
-                        prepare();
+            change = context.settings.change() => {
+                let field = change.settings.field_of_host(&library.settings());
+                match library.apply(Arc::clone(&change.settings)).await {
+                    Ok(()) => {
+                        triggers.set(&change.settings.triggers());
+                        change.accept();
                     }
-                    change.accept();
+                    Err(error) => {
+                        let mut problems = Problems::default();
+                        problems.note(field, format!("the host cannot be set up so: {error:#}"));
+                        change.refuse(problems);
+                    }
                 }
-                Err(error) => {
-                    let mut problems = Problems::default();
-                    problems.note("workers", format!("the host cannot be set up so: {error:#}"));
-                    change.refuse(problems);
-                }
-            },
+            }
         }
     }
     // Held until the end, so that the broker keeps what comes meanwhile.

@@ -9,7 +9,7 @@ use std::{
     collections::BTreeMap,
     num::NonZeroUsize,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Weak},
     thread,
     time::Duration,
 };
@@ -25,7 +25,7 @@ use tokio::{
     task::spawn_blocking,
     time::{interval, timeout},
 };
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub(crate) use install::{Install, InstallError, Place, split_extension};
 pub(crate) use shelf::{Record, Shelf, Source, digest};
@@ -45,8 +45,10 @@ use crate::{
 const PREPARING: Duration = Duration::from_secs(30);
 /// Installs in work and waiting. One more is refused: [`InstallError::Busy`].
 const INSTALLS: usize = 8;
-/// Functions that the reported twin lists: edgeHub takes 8 KiB of facts.
-const REPORTED: usize = 32;
+/// Bytes of the functions that the reported twin lists: edgeHub takes 8 KiB of facts.
+const REPORTED: usize = 7 * 1024;
+/// Functions that cannot be prepared, of which the note of readiness tells.
+const NOTED: usize = 8;
 
 /// Characters of an error that the reported twin tells.
 const TROUBLE: usize = 200;
@@ -58,8 +60,10 @@ const CALLS: usize = 64;
 pub(crate) struct Library(Arc<Inner>);
 
 struct Inner {
-    /// The host in force and its running number: settings may want another.
-    host: RwLock<(u64, Host)>,
+    /// The host in force: settings may want another.
+    host: RwLock<Arc<Running>>,
+    /// Hosts that were in force before. They live as long as functions that they prepared.
+    former: parking_lot::Mutex<Vec<Weak<Running>>>,
     interpreters: PathBuf,
     reaches: Reaches,
     shelf: Shelf,
@@ -68,12 +72,15 @@ struct Inner {
     facts: Facts,
     /// What the module ends with: an install that has begun is finished.
     tasks: TaskTracker,
+    shutdown: CancellationToken,
     now: RwLock<Arc<Now>>,
     /// Held while the list on disk and the one in memory change.
     changes: Mutex<()>,
     /// Preparing is heavy: one at a time, in the order in which they asked.
     turn: Semaphore,
     places: Arc<Semaphore>,
+    /// The module twin has a place of its own, which no request can take.
+    twins_place: Arc<Semaphore>,
     /// Why functions of the module twin are not installed, by name.
     troubles: parking_lot::Mutex<BTreeMap<FunctionName, String>>,
     /// Tells that the module twin's functions are to be looked at anew.
@@ -111,14 +118,20 @@ enum Readiness {
     Ready(Prepared),
     /// It cannot be prepared any more.
     Failed(String),
+    /// Another took its place, or it was removed, before it was prepared.
+    Gone,
+}
+
+/// A host, and its running number.
+struct Running {
+    generation: u64,
+    host: Host,
 }
 
 /// A guest with the host that it was prepared by.
 #[derive(Clone)]
 struct Prepared {
-    /// The host's running number.
-    generation: u64,
-    host: Host,
+    by: Arc<Running>,
     guest: Guest,
 }
 
@@ -137,6 +150,9 @@ pub(crate) enum InvokeError {
     /// It is a state store: others' state goes through it, and nobody calls it.
     #[error("it is a state store and answers no calls")]
     Store,
+    /// It was removed while the call waited for it.
+    #[error("it was removed")]
+    Removed,
     /// The call itself.
     #[error(transparent)]
     Call(#[from] CallError),
@@ -152,6 +168,7 @@ pub(crate) struct Parts {
     pub(crate) health: Health,
     pub(crate) facts: Facts,
     pub(crate) tasks: TaskTracker,
+    pub(crate) shutdown: CancellationToken,
 }
 
 fn make_host(settings: &FunctionsSettings, shelf: &Shelf, interpreters: &Path) -> anyhow::Result<Host> {
@@ -164,6 +181,34 @@ fn make_host(settings: &FunctionsSettings, shelf: &Shelf, interpreters: &Path) -
         compiled: shelf.compiled(),
         interpreters: interpreters.to_owned(),
     })
+}
+
+/// The same, off the async threads: it takes its time (law 6).
+async fn set_up(
+    settings: &Arc<FunctionsSettings>,
+    shelf: &Shelf,
+    interpreters: &Path,
+) -> anyhow::Result<Host> {
+    let (settings, shelf, interpreters) = (Arc::clone(settings), shelf.clone(), interpreters.to_owned());
+    spawn_blocking(move || make_host(&settings, &shelf, &interpreters)).await?
+}
+
+/// So many of these entries as the reported twin has room for, those with an error first.
+fn fitting(mut entries: Vec<Value>) -> Vec<Value> {
+    entries.sort_by_key(|entry| entry.get("error").is_none());
+    let mut room = REPORTED;
+    let fits = move |entry: &Value| {
+        // And the comma.
+        let left = room.checked_sub(entry.to_string().len() + 1);
+        room = left.unwrap_or(0);
+        left.is_some()
+    };
+    entries.into_iter().take_while(fits).collect()
+}
+
+/// As much of an error as the reported twin tells.
+fn shortened(text: &str) -> String {
+    text.chars().take(TROUBLE).collect()
 }
 
 /// The time now, RFC 3339 in UTC.
@@ -179,17 +224,21 @@ pub(crate) fn now() -> String {
 impl Library {
     /// The functions that are on disk, and `echo`. None is prepared yet: [`Library::prepare_all`].
     pub(crate) async fn open(parts: Parts, settings: Arc<FunctionsSettings>) -> anyhow::Result<Self> {
-        let Parts { reaches, shelf, interpreters, tally, health, facts, tasks } = parts;
-        let host = make_host(&settings, &shelf, &interpreters).context("the host cannot be set up")?;
+        let Parts { reaches, shelf, interpreters, tally, health, facts, tasks, shutdown } = parts;
+        let host = set_up(&settings, &shelf, &interpreters).await.context("the host cannot be set up")?;
         let compiled = host.clone();
         let (records, shelf) = spawn_blocking(move || {
             let records = shelf.load();
-            compiled.keep_only(&|digest| records.values().any(|record| record.digest == digest));
+            if let Ok(records) = &records {
+                compiled.keep_only(&|digest| records.values().any(|record| record.digest == digest));
+            }
             (records, shelf)
         })
         .await?;
+        let records = records.context("the list of installed functions cannot be read")?;
         let library = Self(Arc::new(Inner {
-            host: RwLock::new((0, host)),
+            host: RwLock::new(Arc::new(Running { generation: 0, host })),
+            former: parking_lot::Mutex::default(),
             interpreters,
             reaches,
             shelf,
@@ -197,10 +246,12 @@ impl Library {
             health,
             facts,
             tasks,
+            shutdown,
             now: RwLock::new(Arc::new(Now { settings: Arc::clone(&settings), functions: BTreeMap::new() })),
             changes: Mutex::new(()),
             turn: Semaphore::new(1),
             places: Arc::new(Semaphore::new(INSTALLS)),
+            twins_place: Arc::new(Semaphore::new(1)),
             troubles: parking_lot::Mutex::default(),
             twin_changed: watch::Sender::new(()),
         }));
@@ -221,14 +272,27 @@ impl Library {
         Ok(library)
     }
 
+    /// Prepares, until the module ends, all that is not prepared by the host in force.
+    pub(crate) fn begin_preparing(&self) {
+        let library = self.clone();
+        self.0.tasks.spawn(async move {
+            library.0.shutdown.run_until_cancelled(library.prepare_all()).await;
+        });
+    }
+
+    /// Work that nobody waits for but the end of the module.
+    pub(crate) fn in_background(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.0.tasks.spawn(work);
+    }
+
     /// Prepares all that is not prepared by the host in force, one after the other. One that cannot be prepared stays
     /// listed with its error and keeps no other from it.
-    pub(crate) async fn prepare_all(&self) {
+    async fn prepare_all(&self) {
         let mut waiting = self.list();
         // What is quick comes first.
         waiting.sort_by_key(|function| (function.record.kind != Kind::Echo, function.record.size));
         for function in waiting {
-            if function.generation().is_some_and(|generation| generation == self.host().0) {
+            if function.generation() == Some(self.host().generation) {
                 continue;
             }
             let still = self.get(function.record.name.as_str());
@@ -242,14 +306,19 @@ impl Library {
                     Readiness::Failed(reason)
                 }
             };
+            let failed = matches!(readiness, Readiness::Failed(_));
             function.guest.send_replace(readiness);
             self.tell();
+            if failed && function.record.source == Source::Twin {
+                // Its file may be damaged: the twin says where there is a whole one.
+                self.try_twin_again();
+            }
         }
     }
 
-    /// The host in force and its running number.
-    fn host(&self) -> (u64, Host) {
-        self.0.host.read().clone()
+    /// The host in force.
+    fn host(&self) -> Arc<Running> {
+        Arc::clone(&self.0.host.read())
     }
 
     /// Looks at the module twin's functions anew, at once.
@@ -269,16 +338,22 @@ impl Library {
 
     /// From now on these settings: grants and limits of each function follow. Calls in flight end with what they began
     /// with. Where the settings want another host, functions go on in the one before until the new one has prepared
-    /// them: call [`Library::prepare_all`] then, which is said by the answer.
-    pub(crate) async fn apply(&self, settings: Arc<FunctionsSettings>) -> anyhow::Result<bool> {
+    /// them.
+    ///
+    /// # Errors
+    /// Where the host cannot be set up so: then nothing has changed.
+    pub(crate) async fn apply(&self, settings: Arc<FunctionsSettings>) -> anyhow::Result<()> {
         let _changes = self.0.changes.lock().await;
-        self.0.reaches.set(ReachOptions::of(&settings));
         let another = self.settings().host() != settings.host();
         if another {
-            let host = make_host(&settings, &self.0.shelf, &self.0.interpreters)?;
+            let host = set_up(&settings, &self.0.shelf, &self.0.interpreters).await?;
             let mut now = self.0.host.write();
-            *now = (now.0 + 1, host);
+            let mut former = self.0.former.lock();
+            former.retain(|running| running.strong_count() > 0);
+            former.push(Arc::downgrade(&now));
+            *now = Arc::new(Running { generation: now.generation + 1, host });
         }
+        self.0.reaches.set(ReachOptions::of(&settings));
         let now = Arc::clone(&self.0.now.read());
         let functions = now.functions.values().map(|function| {
             let (slot, statistics) = (Arc::clone(&function.guest), Arc::clone(&function.statistics));
@@ -288,7 +363,10 @@ impl Library {
         let functions = functions.collect();
         self.replace(Now { settings, functions });
         self.try_twin_again();
-        Ok(another)
+        if another {
+            self.begin_preparing();
+        }
+        Ok(())
     }
 
     /// A function by its name.
@@ -303,15 +381,13 @@ impl Library {
     }
 
     /// Calls a function, when it is prepared.
-    pub(crate) async fn call(&self, function: &Function, request: Request) -> Result<Answer, InvokeError> {
-        if function.said.enabled == Some(false) {
-            return Err(InvokeError::Off(function.record.name.clone()));
-        }
-        if function.record.kind == Kind::StateStore {
-            return Err(InvokeError::Store);
-        }
-        let Prepared { host, guest, .. } = function.prepared().await?;
-        let answered = host.call(&guest, request, function.limits, function.reach.clone()).await;
+    pub(crate) async fn call(
+        &self,
+        function: &Arc<Function>,
+        request: Request,
+    ) -> Result<Answer, InvokeError> {
+        let (function, Prepared { by, guest }) = self.prepared(function).await?;
+        let answered = by.host.call(&guest, request, function.limits, function.reach.clone()).await;
         match answered {
             Ok(answer) => {
                 function.tally.calls.inc();
@@ -327,6 +403,29 @@ impl Library {
         }
     }
 
+    /// The function with its guest; where another took its place before it was prepared, that one.
+    async fn prepared(&self, function: &Arc<Function>) -> Result<(Arc<Function>, Prepared), InvokeError> {
+        let mut function = Arc::clone(function);
+        loop {
+            if function.said.enabled == Some(false) {
+                return Err(InvokeError::Off(function.record.name.clone()));
+            }
+            if function.record.kind == Kind::StateStore {
+                return Err(InvokeError::Store);
+            }
+            let prepared = tokio::select! {
+                biased;
+                prepared = function.prepared() => prepared?,
+                // Nothing more is prepared then.
+                () = self.0.shutdown.cancelled() => return Err(CallError::Stopped.into()),
+            };
+            if let Some(prepared) = prepared {
+                return Ok((function, prepared));
+            }
+            function = self.get(function.record.name.as_str()).ok_or(InvokeError::Removed)?;
+        }
+    }
+
     /// Calls a function, as triggers do.
     pub(crate) async fn call_by_name(
         &self,
@@ -338,17 +437,19 @@ impl Library {
             InvokeError::Call(error) => error.into(),
             // An event waits for a function that is being prepared.
             InvokeError::Preparing => CallError::Busy.into(),
+            InvokeError::Removed => Unanswered::NotInstalled,
             other => CallError::Failed(other.to_string()).into(),
         })
     }
 
     /// Takes no more calls. Those that run have so long to end.
     pub(crate) async fn stop(&self, limit: Duration) {
-        let (_, host) = self.host();
-        host.stop();
+        let mut hosts: Vec<_> = self.0.former.lock().iter().filter_map(Weak::upgrade).collect();
+        hosts.push(self.host());
+        hosts.iter().for_each(|running| running.host.stop());
         let idle = async {
             let mut looks = interval(Duration::from_millis(20));
-            while host.in_flight() > 0 {
+            while hosts.iter().any(|running| running.host.in_flight() > 0) {
                 looks.tick().await;
             }
         };
@@ -356,7 +457,7 @@ impl Library {
             tracing::warn!("Functions still ran when the module was stopped; they were ended.");
         }
         self.0.reaches.end();
-        host.end();
+        hosts.iter().for_each(|running| running.host.end());
     }
 
     /// What a function of this name said.
@@ -380,15 +481,15 @@ impl Library {
         if function.said.enabled == Some(false) {
             return Err(format!("{name} is switched off"));
         }
-        let Prepared { generation, host, guest } = match &*function.guest.borrow() {
+        let Prepared { by, guest } = match &*function.guest.borrow() {
             Readiness::Ready(prepared) => prepared.clone(),
-            Readiness::Preparing => return Err(format!("{name} is still being prepared")),
+            Readiness::Preparing | Readiness::Gone => return Err(format!("{name} is still being prepared")),
             Readiness::Failed(reason) => return Err(format!("{name} cannot be prepared: {reason}")),
         };
         Ok(StoreGuest {
-            host,
+            host: by.host.clone(),
             guest,
-            version: format!("{generation} {}", function.record.digest),
+            version: format!("{} {}", by.generation, function.record.digest),
             reach: function.reach.clone(),
             limits: function.limits,
         })
@@ -419,15 +520,15 @@ impl Library {
     /// Prepares what is on disk.
     async fn prepare_kept(&self, record: &Record) -> Result<Prepared, String> {
         let Ok(_turn) = self.0.turn.acquire().await else { return Err("the module is ending".to_owned()) };
-        let ((generation, host), shelf, record) = (self.host(), self.0.shelf.clone(), record.clone());
+        let (by, shelf, record) = (self.host(), self.0.shelf.clone(), record.clone());
         let prepared = spawn_blocking(move || {
             let bytes = match record.kind {
                 Kind::Echo => bytes::Bytes::new(),
                 _ => shelf.read(&record.digest).map_err(|error| error.to_string())?,
             };
-            let guest = host.prepare(&bytes, &record.digest, record.kind, &|_| ());
+            let guest = by.host.prepare(&bytes, &record.digest, record.kind, &|_| ());
             let guest = guest.map_err(|error| error.to_string())?;
-            Ok(Prepared { generation, host, guest })
+            Ok(Prepared { by, guest })
         });
         prepared.await.unwrap_or_else(|error| Err(format!("the work ended early: {error}")))
     }
@@ -448,18 +549,23 @@ impl Library {
         for function in &installed {
             match &*function.guest.borrow() {
                 Readiness::Ready(_) => ready += 1,
-                Readiness::Preparing => {}
-                Readiness::Failed(reason) => failed.push(format!("{}: {reason}", function.record.name)),
+                Readiness::Preparing | Readiness::Gone => {}
+                Readiness::Failed(reason) => {
+                    failed.push(format!("{}: {}", function.record.name, shortened(reason)));
+                }
             }
         }
         let mut note = format!("{ready} of {} are ready", installed.len());
-        if !failed.is_empty() {
-            note = format!("{note}; {}", failed.join("; "));
+        for failure in failed.iter().take(NOTED) {
+            note = format!("{note}; {failure}");
+        }
+        if let Some(more) = failed.len().checked_sub(NOTED).filter(|more| *more > 0) {
+            note = format!("{note}; {more} more cannot be prepared");
         }
         self.0.health.note("functions", note);
-        let mut listed: Vec<_> = installed.iter().take(REPORTED).map(|function| function.report()).collect();
-        for (name, trouble) in self.0.troubles.lock().iter().take(REPORTED) {
-            let trouble: String = trouble.chars().take(TROUBLE).collect();
+        let mut listed: Vec<_> = installed.iter().map(|function| function.report()).collect();
+        for (name, trouble) in self.0.troubles.lock().iter() {
+            let trouble = shortened(trouble);
             let entry = listed.iter_mut().find(|entry| entry["name"] == name.as_str());
             match entry.and_then(Value::as_object_mut) {
                 Some(entry) => {
@@ -468,6 +574,7 @@ impl Library {
                 None => listed.push(json!({"name": name, "error": trouble})),
             }
         }
+        let listed = fitting(listed);
         self.0.facts.set("installed", json!({"count": installed.len(), "functions": listed}));
     }
 }
@@ -484,25 +591,37 @@ impl Function {
     pub(crate) fn error(&self) -> Option<String> {
         match &*self.guest.borrow() {
             Readiness::Failed(reason) => Some(reason.clone()),
-            Readiness::Preparing | Readiness::Ready(_) => None,
+            Readiness::Preparing | Readiness::Ready(_) | Readiness::Gone => None,
         }
+    }
+
+    /// Whoever waits for it looks for the one that took its place.
+    fn is_gone(&self) {
+        self.guest.send_if_modified(|readiness| {
+            let waited_for = matches!(readiness, Readiness::Preparing);
+            if waited_for {
+                *readiness = Readiness::Gone;
+            }
+            waited_for
+        });
     }
 
     /// The running number of the host that prepared it.
     fn generation(&self) -> Option<u64> {
         match &*self.guest.borrow() {
-            Readiness::Ready(prepared) => Some(prepared.generation),
-            Readiness::Preparing | Readiness::Failed(_) => None,
+            Readiness::Ready(prepared) => Some(prepared.by.generation),
+            Readiness::Preparing | Readiness::Failed(_) | Readiness::Gone => None,
         }
     }
 
-    /// The guest, when it is prepared.
-    async fn prepared(&self) -> Result<Prepared, InvokeError> {
+    /// The guest, when it is prepared; nothing where it was replaced or removed before.
+    async fn prepared(&self) -> Result<Option<Prepared>, InvokeError> {
         let mut watched = self.guest.subscribe();
         let prepared = watched.wait_for(|readiness| !matches!(readiness, Readiness::Preparing));
         match timeout(PREPARING, prepared).await {
             Ok(Ok(readiness)) => match &*readiness {
-                Readiness::Ready(prepared) => Ok(prepared.clone()),
+                Readiness::Ready(prepared) => Ok(Some(prepared.clone())),
+                Readiness::Gone => Ok(None),
                 Readiness::Failed(reason) => Err(InvokeError::Unprepared(reason.clone())),
                 Readiness::Preparing => Err(InvokeError::Preparing),
             },
@@ -514,7 +633,7 @@ impl Function {
     pub(crate) fn describe(&self) -> Value {
         let Record { name, digest, kind, file, size, source, installed_at, .. } = &self.record;
         let state = match &*self.guest.borrow() {
-            Readiness::Preparing => "preparing",
+            Readiness::Preparing | Readiness::Gone => "preparing",
             Readiness::Ready(_) => "ready",
             Readiness::Failed(_) => "failed",
         };
@@ -551,7 +670,7 @@ impl Function {
             "kind": self.record.kind,
         });
         if let (Value::Object(entry), Some(error)) = (&mut entry, self.error()) {
-            entry.insert("error".to_owned(), error.chars().take(TROUBLE).collect::<String>().into());
+            entry.insert("error".to_owned(), shortened(&error).into());
         }
         entry
     }
@@ -573,5 +692,22 @@ impl Record {
             source: Source::BuiltIn,
             installed_at: now(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reported_twin_tells_as_much_as_it_has_room_for_and_errors_first() {
+        let good = (0..200).map(|number| json!({"name": format!("f{number}"), "digest": "0123456789ab"}));
+        let bad = json!({"name": "bad", "error": "\u{20ac}".repeat(TROUBLE)});
+        let told = fitting(good.chain([bad.clone()]).collect());
+        assert_eq!((&told[0], &told[1]["name"]), (&bad, &json!("f0")));
+        assert!((50..200).contains(&told.len()), "{}", told.len());
+        assert!(json!({"count": 201, "functions": told}).to_string().len() < 8 * 1024 - 512);
+        let bad = vec![bad; 200];
+        assert!(json!(fitting(bad)).to_string().len() <= REPORTED + 2);
     }
 }

@@ -146,6 +146,11 @@ impl ReachOptions {
     }
 }
 
+/// Is it a host, or a host and a port, as a grant names one?
+pub(crate) fn is_host(text: &str) -> bool {
+    text.parse::<Host>().is_ok()
+}
+
 // === impl Reaches ===
 
 impl Reaches {

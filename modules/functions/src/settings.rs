@@ -178,6 +178,17 @@ impl FunctionsSettings {
         (self.workers, self.queue, self.most_memory())
     }
 
+    /// The setting for which the host is another than with those.
+    pub(crate) fn field_of_host(&self, before: &Self) -> &'static str {
+        if self.workers != before.workers {
+            "workers"
+        } else if self.queue != before.queue {
+            "queue"
+        } else {
+            "memory_mb"
+        }
+    }
+
     /// The largest body of a call in bytes.
     pub(crate) fn max_body(&self) -> usize {
         kibibytes(self.max_body_kb)
@@ -282,6 +293,9 @@ impl FunctionSettings {
             Ok(name) if name.is_echo() && (self.url.is_some() || self.sha256.is_some()) => {
                 problems.note("functions.echo", "echo is built in and cannot be replaced");
             }
+            Ok(name) if name.is_echo() && self.enabled == Some(false) => {
+                problems.note("functions.echo.enabled", "echo is always there and cannot be switched off");
+            }
             Ok(_) => {}
             Err(error) => problems.note(&format!("functions.{name}"), error.to_string()),
         }
@@ -307,9 +321,16 @@ impl FunctionSettings {
             _ => {}
         }
         if let Some(url) = &self.url {
-            let known = reqwest::Url::parse(url).is_ok_and(|url| matches!(url.scheme(), "http" | "https"));
+            let known = reqwest::Url::parse(url).is_ok_and(|url| {
+                // Settings are shown and logged: nothing that is secret may stand in an address.
+                matches!(url.scheme(), "http" | "https")
+                    && url.username().is_empty()
+                    && url.password().is_none()
+            });
             if !known || url.len() > URL_LIMIT {
-                let problem = format!("it must be an http or https address of at most {URL_LIMIT} bytes");
+                let problem = format!(
+                    "it must be an http or https address without a password, of at most {URL_LIMIT} bytes"
+                );
                 problems.note(&at("url"), problem);
             }
         }
@@ -366,5 +387,41 @@ fn mebibytes(number: u32) -> usize {
 fn check_within(problems: &mut Problems, field: &str, value: u32, lowest: u32, highest: u32) {
     if !(lowest..=highest).contains(&value) {
         problems.note(field, format!("it is {value}, but must be from {lowest} to {highest}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problems(function: &str, said: &str) -> Vec<String> {
+        let text = format!("{{\"functions\": {{\"{function}\": {said}}}}}");
+        let settings: FunctionsSettings = serde_json::from_str(&text).unwrap();
+        let mut problems = Problems::default();
+        settings.check(&mut problems);
+        problems.iter().map(|(field, problem)| format!("{field}: {problem}")).collect()
+    }
+
+    #[test]
+    fn what_cannot_be_said_of_a_function_is_told_at_its_field() {
+        let digest = "0".repeat(64);
+        let at = |url: &str| format!("{{\"url\": \"{url}\", \"sha256\": \"{digest}\"}}");
+        assert!(problems("mean", &at("https://site/mean.wasm")).is_empty());
+        for (function, said, expected) in [
+            ("mean", at("http://user:word@site/mean.wasm"), "functions.mean.url: "),
+            ("mean", at("http://user@site/mean.wasm"), "functions.mean.url: "),
+            ("mean", at("file:///mean.wasm"), "functions.mean.url: "),
+            ("echo", "{\"enabled\": false}".to_owned(), "functions.echo.enabled: echo is always there"),
+            (
+                "mean",
+                "{\"grants\": {\"models\": [\"a\\u0007\"]}}".to_owned(),
+                "functions.mean.grants.models: ",
+            ),
+            ("mean", "{\"grants\": {\"hosts\": [\"*.site\"]}}".to_owned(), "functions.mean.grants.hosts: "),
+        ] {
+            let found = problems(function, &said);
+            assert!(found.len() == 1 && found[0].starts_with(expected), "{said}: {found:?}");
+            assert!(!found[0].contains("word@"), "{found:?}");
+        }
     }
 }

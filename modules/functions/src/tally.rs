@@ -22,11 +22,14 @@ pub(crate) struct Tally {
 /// What is counted of one function.
 #[derive(Debug, Clone)]
 pub(crate) struct FunctionTally {
-    name: String,
     pub(crate) calls: IntCounter,
-    failed: IntCounterVec,
+    /// By [`REASONS`]. Held, so that a call that ends after its function was removed is told nowhere.
+    failed: Vec<(&'static str, IntCounter)>,
     pub(crate) seconds: Histogram,
 }
+
+/// What [`reason`] tells.
+const REASONS: &[&str] = &["busy", "time", "memory", "output", "refused", "failed", "stopped"];
 
 /// The reasons for which calls fail, as metrics tell them.
 pub(crate) fn reason(error: &CallError) -> &'static str {
@@ -83,9 +86,11 @@ impl Tally {
     /// The counters of a function.
     pub(crate) fn of(&self, name: &FunctionName) -> FunctionTally {
         FunctionTally {
-            name: name.to_string(),
             calls: self.calls.with_label_values(&[name.as_str()]),
-            failed: self.failed.clone(),
+            failed: REASONS
+                .iter()
+                .map(|reason| (*reason, self.failed.with_label_values(&[name.as_str(), reason])))
+                .collect(),
             seconds: self.seconds.with_label_values(&[name.as_str()]),
         }
     }
@@ -95,7 +100,7 @@ impl Tally {
         // There may be none yet: nothing is lost.
         self.calls.remove_label_values(&[name.as_str()]).ok();
         self.seconds.remove_label_values(&[name.as_str()]).ok();
-        for reason in ["busy", "time", "memory", "output", "refused", "failed", "stopped"] {
+        for reason in REASONS {
             self.failed.remove_label_values(&[name.as_str(), reason]).ok();
         }
     }
@@ -127,6 +132,7 @@ impl Tally {
 impl FunctionTally {
     /// A call was not answered.
     pub(crate) fn failed(&self, error: &CallError) {
-        self.failed.with_label_values(&[self.name.as_str(), reason(error)]).inc();
+        let reason = reason(error);
+        self.failed.iter().filter(|(name, _)| *name == reason).for_each(|(_, counter)| counter.inc());
     }
 }

@@ -2,10 +2,15 @@
 //!
 //! An assured event is acknowledged when its function has answered and the answer is published, if it is to be one; a
 //! function takes its events one after another. Where the host is busy the event waits, and those behind it wait at the
-//! broker. Of frames and other live values the newest wins. What fails is told on `shunt/dead-letter/functions`.
+//! broker. Of frames and other live values the newest wins. An event that comes to nothing is told on
+//! `shunt/dead-letter/functions`; a run by interval that fails is counted.
 //!
 //! All events of the module share one window of what is not acknowledged yet, so a function that is slower than its
 //! events holds up those of others. It never loses them.
+//!
+//! One exception: events of a function that is not installed (yet) do not wait for it, since that would hold up those
+//! of all others, perhaps for ever. They are acknowledged and counted, and one a second is told as a dead letter. Whoever
+//! wants none of them lost installs the function before its triggers are set.
 
 mod interval;
 mod lane;
@@ -26,7 +31,7 @@ use shunt_bus::{Bus, Delivery, PublishError, Subscription};
 use shunt_module::{Context, DeadLetters, Events, Health, Settings};
 use shunt_wire::{Envelope, Name, Topic, TopicFilter};
 use tokio::{
-    sync::{Mutex, watch},
+    sync::{Mutex, Semaphore, watch},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
@@ -73,6 +78,8 @@ pub(crate) struct Triggers {
     intervals: BTreeMap<(FunctionName, Duration), watch::Sender<Option<AnswerTopic>>>,
     /// A function takes one event at a time, whichever of its filters it came by.
     turns: BTreeMap<FunctionName, Arc<Mutex<()>>>,
+    /// A function has one run by interval at a time, also where its interval has changed.
+    places: BTreeMap<FunctionName, Arc<Semaphore>>,
     /// Each ends with its subscription where the broker shall go on keeping events for it.
     tasks: JoinSet<Option<Subscription>>,
     /// Subscriptions that are not made yet.
@@ -130,6 +137,7 @@ impl Triggers {
             lanes: BTreeMap::new(),
             intervals: BTreeMap::new(),
             turns: BTreeMap::new(),
+            places: BTreeMap::new(),
             tasks: JoinSet::new(),
             waiting: Arc::default(),
         }
@@ -145,7 +153,10 @@ impl Triggers {
             triggers.get(name).is_some_and(|trigger| trigger.every == Some(every))
         };
         self.intervals.retain(|(name, every), _| ticks(name, *every));
-        self.turns.retain(|name, _| triggers.contains_key(name));
+        // A lane that ends only now may still hold its function's turn.
+        let held = |turn: &Arc<_>| Arc::strong_count(turn) > 1;
+        self.turns.retain(|name, turn| triggers.contains_key(name) || held(turn));
+        self.places.retain(|name, place| triggers.contains_key(name) || Arc::strong_count(place) > 1);
         // Those that were taken away before.
         while self.tasks.try_join_next().is_some() {}
         for (name, trigger) in triggers {
@@ -185,7 +196,9 @@ impl Triggers {
             return;
         }
         let (sender, publish) = watch::channel(publish.cloned());
-        let interval = interval::Interval { desk: self.desk.clone(), name: name.clone(), every };
+        let place = self.places.entry(name.clone()).or_insert_with(|| Arc::new(Semaphore::new(1)));
+        let (desk, place) = (self.desk.clone(), Arc::clone(place));
+        let interval = interval::Interval { desk, name: name.clone(), every, place };
         self.tasks.spawn(interval.run(publish));
         self.intervals.insert(key, sender);
     }
@@ -194,9 +207,14 @@ impl Triggers {
     /// ends, so that the broker keeps what comes meanwhile.
     pub(crate) async fn end(self) -> Vec<Subscription> {
         // Dropped first, the senders would say that all triggers are taken away.
-        let subscriptions = self.tasks.join_all().await;
-        drop((self.lanes, self.intervals));
-        subscriptions.into_iter().flatten().collect()
+        let Self { lanes, intervals, mut tasks, .. } = self;
+        let mut subscriptions = Vec::new();
+        while let Some(ended) = tasks.join_next().await {
+            // One that panicked was told of; it keeps no other from its end.
+            subscriptions.extend(ended.ok().flatten());
+        }
+        drop((lanes, intervals));
+        subscriptions
     }
 }
 

@@ -1,8 +1,11 @@
 //! Bodies of requests, which take room.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use axum::{
@@ -36,9 +39,27 @@ pub(crate) struct Room {
 // === impl Api ===
 
 impl Api {
+    /// The body of a call: [`Api::read`].
+    pub(crate) async fn body(&self, request: Request, most: Most) -> Result<(Bytes, Room), Problem> {
+        let usual = self.library.settings().max_body();
+        self.read(request, most, &self.taken, usual).await
+    }
+
+    /// The body of who may manage: [`Api::read`].
+    pub(crate) async fn file(&self, request: Request, most: Most) -> Result<(Bytes, Room), Problem> {
+        let usual = self.library.settings().max_file();
+        self.read(request, most, &self.taken_by_files, usual).await
+    }
+
     /// The body of a request, and the room that it takes: keep it as long as the body. One that says beforehand that it
     /// is too large is not read, and of one that does not say so no more than it may have.
-    pub(crate) async fn body(&self, request: Request, most: Most) -> Result<(Bytes, Room), Problem> {
+    async fn read(
+        &self,
+        request: Request,
+        most: Most,
+        taken: &Arc<AtomicUsize>,
+        usual: usize,
+    ) -> Result<(Bytes, Room), Problem> {
         let said = request
             .headers()
             .get(header::CONTENT_LENGTH)
@@ -51,12 +72,15 @@ impl Api {
             return Err(too_large());
         }
         // Room is taken for what came, not for what was promised: who promises much and sends nothing takes none.
-        let mut room = Room { taken: Arc::clone(&self.taken), bytes: 0 };
-        let limit = most.bytes.max(self.library.settings().max_body());
+        let mut room = Room { taken: Arc::clone(taken), bytes: 0 };
+        let limit = most.bytes.max(usual);
         let mut coming = request.into_body();
         let reading = async {
             let mut body = BytesMut::new();
-            while let Some(frame) = coming.frame().await {
+            // Whoever holds room must go on sending.
+            while let Some(frame) =
+                timeout(self.idle, coming.frame()).await.map_err(|_| too_slow(self.idle))?
+            {
                 let frame =
                     frame.map_err(|error| Problem::bad("the body cannot be read", error.to_string()))?;
                 let Ok(piece) = frame.into_data() else { continue };
@@ -68,12 +92,14 @@ impl Api {
             }
             Ok(body.freeze())
         };
-        let body = timeout(self.reading, reading).await.unwrap_or_else(|_| {
-            let detail = format!("the body did not come within {} s", self.reading.as_secs_f64());
-            Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "the body is too slow", detail))
-        })?;
+        let body = timeout(self.reading, reading).await.unwrap_or_else(|_| Err(too_slow(self.reading)))?;
         Ok((body, room))
     }
+}
+
+fn too_slow(limit: Duration) -> Problem {
+    let detail = format!("nothing more, or no end, came within {} s", limit.as_secs_f64());
+    Problem::new(StatusCode::REQUEST_TIMEOUT, "the body is too slow", detail)
 }
 
 // === impl Room ===

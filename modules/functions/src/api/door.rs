@@ -2,7 +2,7 @@
 
 use axum::{
     extract::{Request, State},
-    http::{HeaderMap, StatusCode, Uri, header},
+    http::{HeaderMap, HeaderValue, StatusCode, Uri, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -41,7 +41,7 @@ fn check(api: &Api, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
             "management over HTTP needs the setting token, since the module listens beyond loopback",
         ));
     }
-    if given(headers).is_some_and(|given| same(settings.token.as_bytes(), given)) {
+    if given(headers).any(|given| same(settings.token.as_bytes(), given)) {
         return Ok(());
     }
     let detail = "management needs the token of the setting token, as Authorization: Bearer or X-Shunt-Token";
@@ -68,21 +68,22 @@ fn is_local(host: &str) -> bool {
     }
 }
 
-/// Takes the module's token out of what a function sees.
+/// Takes the module's token out of what a function sees, wherever it stands.
 pub(super) fn hide_token(token: &str, headers: &mut HeaderMap) {
-    if !token.is_empty() && given(headers).is_some_and(|given| same(token.as_bytes(), given)) {
+    headers.remove(TOKEN);
+    if !token.is_empty() && given(headers).any(|given| same(token.as_bytes(), given)) {
         headers.remove(header::AUTHORIZATION);
     }
-    headers.remove(TOKEN);
 }
 
-fn given(headers: &HeaderMap) -> Option<&[u8]> {
-    if let Some(token) = headers.get(TOKEN) {
-        return Some(token.as_bytes());
-    }
-    let value = headers.get(header::AUTHORIZATION)?.as_bytes();
-    let (scheme, token) = value.split_at_checked("Bearer ".len())?;
-    scheme.eq_ignore_ascii_case(b"Bearer ").then_some(token)
+/// All tokens that a request has.
+fn given(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    let own = headers.get_all(TOKEN).into_iter().map(HeaderValue::as_bytes);
+    let usual = headers.get_all(header::AUTHORIZATION).into_iter().filter_map(|value| {
+        let (scheme, token) = value.as_bytes().split_at_checked("Bearer ".len())?;
+        scheme.eq_ignore_ascii_case(b"Bearer ").then_some(token)
+    });
+    own.chain(usual)
 }
 
 /// Compares without telling by its time how much was right.
@@ -93,4 +94,30 @@ fn same(expected: &[u8], given: &[u8]) -> bool {
     let differences =
         expected.as_ref().iter().zip(given.as_ref()).fold(0, |all, (one, other)| all | (one ^ other));
     std::hint::black_box(differences) == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_function_never_sees_the_token_however_it_was_sent() {
+        let hidden = |sent: &[(&'static str, &str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in sent {
+                headers.append(*name, HeaderValue::from_str(value).unwrap());
+            }
+            hide_token("open-sesame", &mut headers);
+            assert!(!headers.contains_key(TOKEN), "{sent:?}");
+            headers.get_all("authorization").into_iter().cloned().collect::<Vec<_>>()
+        };
+        assert_eq!(hidden(&[("authorization", "Bearer other"), (TOKEN, "open-sesame")]), ["Bearer other"]);
+        for sent in [
+            &[("authorization", "Bearer open-sesame")][..],
+            &[("authorization", "bearer open-sesame"), (TOKEN, "x")],
+            &[("authorization", "Bearer x"), ("authorization", "Bearer open-sesame")],
+        ] {
+            assert!(hidden(sent).is_empty(), "{sent:?}");
+        }
+    }
 }

@@ -25,7 +25,7 @@ pub(crate) async fn list(State(api): State<Api>) -> String {
 pub(crate) async fn fetch(State(api): State<Api>, request: Request) -> Response {
     let fetched = async {
         upload::check_installs(&api)?;
-        let (body, _room) = api.body(request, TEXT).await?;
+        let (body, _room) = api.file(request, TEXT).await?;
         let address = text(&body)?;
         let file = crate::fetch::file_name(address)?;
         let stem = file.rsplit_once('.').map_or(file.as_str(), |(stem, _)| stem);
@@ -61,7 +61,7 @@ fn created(function: &Function) -> Response {
 pub(crate) async fn remove(State(api): State<Api>, request: Request) -> Response {
     let removed = async {
         upload::check_installs(&api)?;
-        let (body, _room) = api.body(request, TEXT).await?;
+        let (body, _room) = api.file(request, TEXT).await?;
         let text = text(&body)?;
         let name = text.parse::<FunctionName>().map_err(|_| InstallError::Unknown(text.to_owned()))?;
         api.library.remove(&name, Source::Http).await?;

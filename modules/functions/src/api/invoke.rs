@@ -3,6 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use axum::{
+    Extension,
     extract::{Path, Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
@@ -32,14 +33,20 @@ const NOT_PASSED: &[&str] = &[
 
 /// Headers that a function cannot answer: of this hop, or such that bind a browser to more than this answer.
 const NOT_ANSWERED: &[&str] = &[
+    "accept-ch",
     "alt-svc",
     "clear-site-data",
     "connection",
     "content-length",
     "content-security-policy",
+    "critical-ch",
     "keep-alive",
+    "nel",
     "proxy-authenticate",
     "public-key-pins",
+    "refresh",
+    "report-to",
+    "reporting-endpoints",
     "server-timing",
     "service-worker-allowed",
     "set-cookie",
@@ -48,25 +55,22 @@ const NOT_ANSWERED: &[&str] = &[
     "trailer",
     "transfer-encoding",
     "upgrade",
+    "use-as-dictionary",
     "x-content-type-options",
 ];
+
+/// Marks an answer as a function's own.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ByFunction;
 
 /// Any method on `/NAME`, `/NAME/...`, `/function/NAME`, `/function/NAME/...`.
 pub(crate) async fn invoke(
     State(api): State<Api>,
     Path(parts): Path<HashMap<String, String>>,
     request: Request,
-) -> Response {
+) -> Result<Response, Problem> {
     let name = parts.get("name").map_or("", String::as_str);
-    match call(&api, name, request).await {
-        Ok(answer) => respond(answer),
-        Err(problem) => {
-            if problem.status.is_client_error() {
-                api.tally.bad_requests.with_label_values(&["/NAME"]).inc();
-            }
-            problem.into_response()
-        }
-    }
+    call(&api, name, request).await.map(respond)
 }
 
 /// `POST /async-function/NAME`, as OpenFaaS has it: answered at once, and the function's answer goes nowhere.
@@ -75,14 +79,16 @@ pub(crate) async fn invoke_later(
     Path(name): Path<String>,
     request: Request,
 ) -> Result<StatusCode, Problem> {
+    let (function, call, room) = prepare(&api, &name, request).await?;
+    // Not before the body is there: whoever sends it slowly would hold a place.
     let place = Arc::clone(&api.later).try_acquire_owned().map_err(|_| {
         let busy = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "too many calls wait already");
         Problem { retry_after: Some(1), ..busy }
     })?;
-    let (function, call, room) = prepare(&api, &name, request).await?;
-    tokio::spawn(async move {
+    let library = api.library.clone();
+    api.library.in_background(async move {
         // What fails is counted, and is in the listing.
-        api.library.call(&function, call).await.ok();
+        library.call(&function, call).await.ok();
         drop((place, room));
     });
     Ok(StatusCode::ACCEPTED)
@@ -100,9 +106,7 @@ async fn prepare(api: &Api, name: &str, request: Request) -> Result<(Arc<Functio
     let most = Most { bytes: api.library.settings().max_body(), setting: "max_body_kb" };
     let (method, uri) = (request.method().clone(), request.uri().clone());
     let mut headers = request.headers().clone();
-    for name in NOT_PASSED {
-        headers.remove(*name);
-    }
+    remove_hop(&mut headers);
     door::hide_token(&api.library.settings().token, &mut headers);
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let content_type = content_type.unwrap_or_default().to_owned();
@@ -120,6 +124,19 @@ async fn prepare(api: &Api, name: &str, request: Request) -> Result<(Arc<Functio
         cause: None,
     };
     Ok((function, call, room))
+}
+
+/// Takes out the headers of this hop, and those that `Connection` names to be.
+fn remove_hop(headers: &mut HeaderMap) {
+    let named = headers.get_all(header::CONNECTION).into_iter().filter_map(|value| value.to_str().ok());
+    let named: Vec<HeaderName> =
+        named.flat_map(|value| value.split(',')).filter_map(|name| name.trim().parse().ok()).collect();
+    for name in named {
+        headers.remove(name);
+    }
+    for name in NOT_PASSED {
+        headers.remove(*name);
+    }
 }
 
 /// What of a path is behind the function's name: empty, or beginning with `/`.
@@ -149,7 +166,7 @@ pub(crate) fn respond(answer: Answer) -> Response {
     if let Ok(took) = HeaderValue::from_str(&took) {
         headers.insert(HeaderName::from_static("server-timing"), took);
     }
-    (answer.status, headers, answer.body).into_response()
+    (answer.status, headers, Extension(ByFunction), answer.body).into_response()
 }
 
 #[cfg(test)]
@@ -168,5 +185,33 @@ mod tests {
         ] {
             assert_eq!(behind_name(path), expected, "{path}");
         }
+    }
+
+    #[test]
+    fn a_function_cannot_bind_a_browser_to_more_than_its_answer() {
+        let mut headers = HeaderMap::new();
+        for name in NOT_ANSWERED {
+            headers.append(*name, HeaderValue::from_static("evil"));
+        }
+        headers.append(header::SET_COOKIE, HeaderValue::from_static("token=evil; Path=/"));
+        headers.append("x-own", HeaderValue::from_static("kept"));
+        let response = respond(Answer { headers, ..Answer::default() });
+        let told: Vec<_> = response.headers().iter().filter(|(_, value)| *value == "evil").collect();
+        assert!(told.is_empty(), "{told:?}");
+        assert!(!response.headers().contains_key(header::SET_COOKIE));
+        assert_eq!(response.headers()["x-own"], "kept");
+        assert_eq!(response.headers()["content-security-policy"], "sandbox");
+    }
+
+    #[test]
+    fn headers_of_the_hop_are_none_of_the_function_s() {
+        let mut headers = HeaderMap::new();
+        headers.append(header::CONNECTION, HeaderValue::from_static("close, X-Hop"));
+        headers.append(header::CONNECTION, HeaderValue::from_static("x-other,"));
+        for name in ["x-hop", "x-other", "te", "x-own"] {
+            headers.append(name, HeaderValue::from_static("1"));
+        }
+        remove_hop(&mut headers);
+        assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["x-own"]);
     }
 }

@@ -11,6 +11,9 @@ use crate::{
     library::{InstallError, InvokeError},
 };
 
+/// The longest sentence of a problem, in characters.
+const DETAIL: usize = 1_000;
+
 /// Why a request has no answer: `application/problem+json`, and after which time to come again.
 #[derive(Debug, Clone)]
 pub(crate) struct Problem {
@@ -25,7 +28,12 @@ pub(crate) struct Problem {
 
 impl Problem {
     pub(crate) fn new(status: StatusCode, title: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, title, detail: detail.into(), retry_after: None }
+        // A sentence may repeat what was sent, however long that is.
+        let mut detail = detail.into();
+        if let Some((end, _)) = detail.char_indices().nth(DETAIL) {
+            detail.truncate(end);
+        }
+        Self { status, title, detail, retry_after: None }
     }
 
     pub(crate) fn bad(title: &'static str, detail: impl Into<String>) -> Self {
@@ -45,6 +53,7 @@ impl Problem {
             InvokeError::Off(_) => (StatusCode::SERVICE_UNAVAILABLE, "switched off"),
             InvokeError::Preparing => (StatusCode::SERVICE_UNAVAILABLE, "not ready yet"),
             InvokeError::Unprepared(_) => (StatusCode::INTERNAL_SERVER_ERROR, "cannot be called"),
+            InvokeError::Removed => (StatusCode::NOT_FOUND, "no such function"),
             InvokeError::Store => (StatusCode::BAD_REQUEST, "cannot be called"),
             InvokeError::Call(error) => match error {
                 CallError::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
@@ -69,6 +78,8 @@ impl From<InstallError> for Problem {
         let (status, title) = match &error {
             InstallError::Echo => (StatusCode::FORBIDDEN, "built in"),
             InstallError::Unknown(_) => (StatusCode::NOT_FOUND, "no such function"),
+            InstallError::TwinOnly => (StatusCode::FORBIDDEN, "not allowed"),
+            InstallError::Unwanted => (StatusCode::CONFLICT, "not wanted any more"),
             InstallError::TwinsOwn(_) => (StatusCode::CONFLICT, "the module twin's own"),
             InstallError::Digest { .. } => (StatusCode::BAD_REQUEST, "another file than meant"),
             InstallError::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "too large"),

@@ -92,8 +92,7 @@ pub(crate) fn begin(api: &Api, name: &str) -> Result<(FunctionName, Place), Prob
 /// May anybody install over HTTP?
 pub(crate) fn check_installs(api: &Api) -> Result<(), Problem> {
     if api.library.settings().installs == Installs::Twin {
-        let detail = "functions are installed by the module twin only, as the setting installs says";
-        return Err(Problem::new(StatusCode::FORBIDDEN, "not allowed", detail));
+        return Err(InstallError::TwinOnly.into());
     }
     Ok(())
 }
@@ -115,8 +114,9 @@ pub(crate) async fn from_file(api: &Api, name: FunctionName, request: Request) -
         Some("py" | "js") => Most { bytes: settings.max_text_kb as usize * 1024, setting: "max_text_kb" },
         _ => Most { bytes: settings.max_file(), setting: "max_file_kb" },
     };
-    let (bytes, _room) = api.body(request, most).await?;
+    let (bytes, room) = api.file(request, most).await?;
     let mut install = Install::of_file(name, said.file.unwrap_or_default(), bytes);
+    install.room = Some(Arc::new(room));
     install.extension = language.map(str::to_owned).or(install.extension);
     install.digest = digest(said.sha256)?;
     install.grants = grants;
@@ -128,7 +128,7 @@ pub(crate) async fn from_file(api: &Api, name: FunctionName, request: Request) -
 async fn from_document(api: &Api, name: FunctionName, request: Request) -> Result<Install, Problem> {
     let most = api.library.settings().max_file();
     let most = Most { bytes: most / 3 * 4 + AROUND, setting: "max_file_kb" };
-    let (body, _room) = api.body(request, most).await?;
+    let (body, room) = api.file(request, most).await?;
     let document: Document = serde_json::from_slice(&body)
         .map_err(|error| Problem::bad("not such a document", error.to_string()))?;
     let language = extension(document.language.as_deref())?;
@@ -143,6 +143,8 @@ async fn from_document(api: &Api, name: FunctionName, request: Request) -> Resul
         _ => return Err(Problem::bad("not such a document", "it must have one of url, text and base64")),
     };
     let mut install = Install::of_file(name, document.file.unwrap_or(file), bytes);
+    // A file takes no more than the document that it was in.
+    install.room = Some(Arc::new(room));
     install.extension = language.map(str::to_owned).or(install.extension);
     install.digest = digest(document.sha256)?;
     install.grants = document.grants;

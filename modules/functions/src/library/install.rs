@@ -13,10 +13,11 @@ use super::{
     shelf::Records,
 };
 use crate::{
+    api::Room,
     grants::Grants,
     host::{Host, Kind, Progress, Refusal},
     name::FunctionName,
-    settings::{Asked, FunctionsSettings},
+    settings::{Asked, FunctionSettings, FunctionsSettings, Installs},
 };
 
 /// The longest name of a file that is listed, in characters.
@@ -47,6 +48,8 @@ pub(crate) struct Install {
     pub(crate) grants: Grants,
     pub(crate) asked: Asked,
     pub(crate) source: Source,
+    /// The room that the bytes take among those of all requests, as long as they live.
+    pub(crate) room: Option<Arc<Room>>,
 }
 
 /// Why a function was not installed, or not removed.
@@ -61,6 +64,12 @@ pub(crate) enum InstallError {
     /// The module twin's word goes before.
     #[error("{0} is installed by the module twin, and only the module twin can replace or remove it")]
     TwinsOwn(FunctionName),
+    /// The settings give nobody else the right.
+    #[error("functions are installed by the module twin only, as the setting installs says")]
+    TwinOnly,
+    /// The settings changed while it was fetched or compiled.
+    #[error("the module twin does not want it any more")]
+    Unwanted,
     /// The file is not the one that was meant.
     #[error("its sha256 is {found}, but should be {expected}")]
     Digest { expected: String, found: String },
@@ -116,6 +125,7 @@ impl Install {
             grants: Grants::default(),
             asked: Asked::default(),
             source: Source::Http,
+            room: None,
         }
     }
 }
@@ -157,7 +167,8 @@ impl Library {
     pub(crate) fn place(&self, name: &FunctionName, by: Source) -> Result<Place, InstallError> {
         self.check_owner(name, by)?;
         self.check_count(name, &self.settings())?;
-        Arc::clone(&self.0.places).try_acquire_owned().map(Place).map_err(|_| InstallError::Busy)
+        let places = if by == Source::Twin { &self.0.twins_place } else { &self.0.places };
+        Arc::clone(places).try_acquire_owned().map(Place).map_err(|_| InstallError::Busy)
     }
 
     /// May this function be replaced or removed by this one?
@@ -165,8 +176,14 @@ impl Library {
         if name.is_echo() {
             return Err(InstallError::Echo);
         }
-        let twins = self.settings().of(name).is_some_and(|said| said.url.is_some());
-        if by != Source::Twin && twins {
+        if by == Source::Twin {
+            return Ok(());
+        }
+        let settings = self.settings();
+        if settings.installs == Installs::Twin {
+            return Err(InstallError::TwinOnly);
+        }
+        if settings.of(name).is_some_and(|said| said.url.is_some()) {
             return Err(InstallError::TwinsOwn(name.clone()));
         }
         Ok(())
@@ -183,30 +200,35 @@ impl Library {
             return Err(InstallError::Asked(format!("the grant {field}: {problem}")));
         }
         self.check_count(&install.name, &settings)?;
-        let (_, host) = self.host();
+        let by = self.host();
         let seen = heavy(move || {
             let (digest, bytes) = (digest(&install.bytes), &install.bytes);
             if let Some(expected) = install.digest.as_ref().filter(|expected| **expected != digest) {
                 return Err(InstallError::Digest { expected: expected.clone(), found: digest });
             }
             let extension = install.extension.as_deref().or_else(|| guess(bytes));
-            let kind = host.inspect(bytes, extension)?;
+            let kind = by.host.inspect(bytes, extension)?;
             check_size(kind, bytes.len(), &settings)?;
             Ok(Seen { digest, kind, install })
         });
         let seen = seen.await?;
+        let digest = seen.digest.clone();
         let (seen, prepared) = self.prepare_seen(seen, told).await?;
-        self.put(seen, prepared).await
+        let put = self.put(seen, prepared).await;
+        if put.is_err() {
+            self.forget_compiled(digest).await;
+        }
+        put
     }
 
     /// Compiles, when its turn comes.
     async fn prepare_seen(&self, seen: Seen, told: Told) -> Result<(Seen, Prepared), InstallError> {
         let turn = self.0.turn.acquire().await;
         let _turn = turn.map_err(|_| InstallError::Ended("the module is ending".to_owned()))?;
-        let (generation, host) = self.host();
+        let by = self.host();
         let prepared = heavy(move || {
-            let guest = host.prepare(&seen.install.bytes, &seen.digest, seen.kind, &*told)?;
-            Ok((seen, Prepared { generation, host, guest }))
+            let guest = by.host.prepare(&seen.install.bytes, &seen.digest, seen.kind, &*told)?;
+            Ok((seen, Prepared { by, guest }))
         });
         prepared.await
     }
@@ -218,6 +240,11 @@ impl Library {
         let Seen { install, digest, kind } = seen;
         // Meanwhile the settings may have changed, and others may have come.
         self.check_owner(&install.name, install.source)?;
+        let wanted =
+            |said: &FunctionSettings| said.from_address().is_some_and(|(_, wanted)| wanted == digest);
+        if install.source == Source::Twin && !before.settings.of(&install.name).is_some_and(wanted) {
+            return Err(InstallError::Unwanted);
+        }
         self.check_count(&install.name, &before.settings)?;
         let file = if install.file.is_empty() {
             format!("{}.{}", install.name, kind.extension())
@@ -238,11 +265,13 @@ impl Library {
         let mut records = before.records();
         records.insert(record.name.clone(), record.clone());
         let (shelf, bytes, digest) = (self.0.shelf.clone(), install.bytes, record.digest.clone());
-        let (_, host) = self.host();
+        let (by, room) = (self.host(), install.room);
+        let generation = prepared.by.generation;
         let kept = heavy(move || {
-            shelf.keep(&digest, &bytes)?;
-            shelf.save(&records)?;
-            forget(&shelf, &records, &host);
+            let kept = shelf.keep(&digest, &bytes).and_then(|()| shelf.save(&records));
+            drop((bytes, room));
+            kept?;
+            forget(&shelf, &records, &by.host);
             Ok(())
         });
         kept.await?;
@@ -255,6 +284,13 @@ impl Library {
         let mut functions = before.functions.clone();
         functions.insert(function.record.name.clone(), Arc::clone(&function));
         self.replace(Now { settings: Arc::clone(&before.settings), functions });
+        if let Some(replaced) = before.functions.get(&function.record.name) {
+            replaced.is_gone();
+        }
+        if generation != self.host().generation {
+            // The settings wanted another host while it was compiled.
+            self.begin_preparing();
+        }
         tracing::info!(
             function = %function.record.name, kind = ?kind, digest = function.record.digest, "A function is installed."
         );
@@ -265,25 +301,42 @@ impl Library {
         let _changes = self.0.changes.lock().await;
         self.check_owner(name, by)?;
         let before = Arc::clone(&self.0.now.read());
-        if !before.functions.contains_key(name) {
+        let Some(removed) = before.functions.get(name) else {
             return Err(InstallError::Unknown(name.to_string()));
+        };
+        let wanted = before.settings.of(name).is_some_and(|said| said.url.is_some());
+        if by == Source::Twin && (wanted || removed.record.source != Source::Twin) {
+            // Meanwhile the twin wants it again, or a request has put another in its place.
+            return Ok(());
         }
         let mut records = before.records();
         records.remove(name);
-        let (shelf, (_, host)) = (self.0.shelf.clone(), self.host());
+        let (shelf, by) = (self.0.shelf.clone(), self.host());
         let kept = heavy(move || {
             shelf.save(&records)?;
-            forget(&shelf, &records, &host);
+            forget(&shelf, &records, &by.host);
             Ok(())
         });
         kept.await?;
         let mut functions = before.functions.clone();
         functions.remove(name);
         self.replace(Now { settings: Arc::clone(&before.settings), functions });
+        removed.is_gone();
         self.0.tally.forget(name);
         self.0.reaches.forget(name);
         tracing::info!(function = %name, "A function is removed.");
         Ok(())
+    }
+
+    /// Forgets what was compiled of a file that was not installed, where no other function is made of it.
+    async fn forget_compiled(&self, digest: String) {
+        let _changes = self.0.changes.lock().await;
+        let now = Arc::clone(&self.0.now.read());
+        if now.functions.values().any(|function| function.record.digest == digest) {
+            return;
+        }
+        let by = self.host();
+        spawn_blocking(move || by.host.forget(&digest)).await.ok();
     }
 
     /// Is there room for one of this name?

@@ -89,7 +89,10 @@ impl Library {
             let (url, digest) = said.from_address()?;
             let name: FunctionName = name.parse().ok()?;
             let there = self.get(name.as_str()).is_some_and(|function| {
-                function.record.digest == digest && function.record.source == Source::Twin
+                // One whose file is damaged is fetched anew.
+                function.record.digest == digest
+                    && function.record.source == Source::Twin
+                    && function.error().is_none()
             });
             (!there).then(|| (name, Wanted { url: url.to_owned(), digest }))
         });

@@ -22,6 +22,8 @@ pub(super) struct Interval {
     pub(super) desk: Desk,
     pub(super) name: FunctionName,
     pub(super) every: Duration,
+    /// One run at a time; a tick that finds it taken is skipped and counted.
+    pub(super) place: Arc<Semaphore>,
 }
 
 // === impl Interval ===
@@ -31,9 +33,7 @@ impl Interval {
     pub(super) async fn run(self, mut publish: watch::Receiver<Option<AnswerTopic>>) -> Option<Subscription> {
         let mut ticks = interval_at(Instant::now() + self.every, self.every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        let (Self { desk, name, .. }, mut runs) = (self, JoinSet::new());
-        // One run at a time; a tick that finds it taken is skipped and counted.
-        let place = Arc::new(Semaphore::new(1));
+        let (Self { desk, name, place, .. }, mut runs) = (self, JoinSet::new());
         loop {
             tokio::select! {
                 biased;

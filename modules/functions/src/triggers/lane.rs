@@ -134,6 +134,11 @@ impl Lane {
     ) -> Option<Result<(), Failure>> {
         let stamps = event.stamps.clone().unwrap_or_else(|| Stamps::captured(received.received_at));
         let rounds = stamps.hops().iter().filter(|hop| hop.module == self.desk.module).count();
+        if stamps.hops().len() >= Stamps::MAX_HOPS {
+            // It notes no more of them, and could go round for ever.
+            let text = format!("the event has come through {} modules, and notes no more", Stamps::MAX_HOPS);
+            return Some(Err(Failure { reason: Reason::Loop, text }));
+        }
         if rounds >= ROUNDS {
             let text = format!("the event has come through functions {rounds} times: it goes in a circle");
             return Some(Err(Failure { reason: Reason::Loop, text }));
@@ -143,7 +148,8 @@ impl Lane {
         let request = request(&self.name, &received.topic, event, Arc::clone(&cause));
         let answer = match self.answer(request).await {
             Ok(answer) => answer,
-            Err(Unanswered::Call(CallError::Stopped)) => return None,
+            // At any other time the event would be left without an acknowledgement, and hold up all others.
+            Err(Unanswered::Call(CallError::Stopped)) if self.desk.shutdown.is_cancelled() => return None,
             Err(error) => return Some(Err(error.into())),
         };
         match publish {

@@ -417,8 +417,60 @@ async fn a_list_that_cannot_be_read_is_moved_aside_and_nothing_is_removed() {
     std::fs::write(functions.join("installed.json"), b"{\"functions\": [").unwrap();
     let yard = Yard::start_with(FunctionsSettings::default(), folder, |_| ()).await;
     assert_eq!(yard.get("/mgmt").await.text(), "echo\n");
-    assert!(functions.join("installed.json.bad").exists());
-    assert!(functions.join("content").join(sha256(&average())).exists());
+    let kept = || {
+        assert!(functions.join("installed.json.bad").exists());
+        assert!(functions.join("content").join(sha256(&average())).exists());
+    };
+    kept();
+    yard.install("other", &Value::Null, echo()).await;
+    kept();
+    let folder = yard.end().await;
+    let yard = Yard::start_with(FunctionsSettings::default(), folder, |_| ()).await;
+    assert_eq!(yard.get("/mgmt").await.text(), "echo\nother\n");
+    kept();
+}
+
+#[tokio::test]
+async fn a_damaged_file_of_the_module_twin_is_fetched_again() {
+    let (port, _) = site().await;
+    let mut settings = FunctionsSettings::default();
+    let digest = sha256(&average());
+    settings.functions.insert("mean".to_owned(), from_site(port, "average.wasm", &digest));
+    let yard = Yard::start(settings.clone()).await;
+    eventually(LIMIT, || async { yard.get("/mgmt").await.text() == "echo\nmean\n" }).await;
+    let folder = yard.end().await;
+    std::fs::write(folder.path().join("data/functions/content").join(&digest), b"damaged").unwrap();
+    let yard = Yard::start_with(settings, folder, |_| ()).await;
+    eventually(LIMIT, || async { yard.post("/mean", "0,1,1").await.text() == MEAN }).await;
+    assert_eq!(yard.entry("mean").await["state"], "ready");
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_requests_is_counted_by_route() {
+    let yard = Yard::start(FunctionsSettings::default()).await;
+    assert_eq!(yard.get("/functions/none").await.status, 404);
+    assert_eq!(yard.post("/none", "x").await.status, 404);
+    assert_eq!(yard.post("/none", "x").await.status, 404);
+    let count = async |route: &str| {
+        yard.count(&format!("shunt_functions_bad_requests_total{{route=\"{route}\"}}")).await
+    };
+    assert_eq!((count("/functions/{name}").await, count("/{name}").await), (1, 2));
+    // A key of any length is not sent back.
+    let long = format!("{{\"{}\": 1}}", "k".repeat(1 << 20));
+    let request = yard.request(Method::PUT, "/functions/bad").header("Content-Type", "application/json");
+    let answer = send(request.body(long)).await;
+    assert_eq!(answer.status, 400);
+    assert!(answer.body.len() < 4096, "{} bytes", answer.body.len());
+}
+
+#[tokio::test]
+async fn a_path_that_ends_with_a_slash_and_the_page_of_dapr_wasm_are_answered() {
+    let yard = Yard::start(FunctionsSettings::default()).await;
+    for path in ["/echo", "/echo/", "/echo/a/b", "/function/echo", "/function/echo/", "/function/echo/a"] {
+        assert_eq!(status(&yard.post(path, "hello").await), (200, "hello".to_owned()), "{path}");
+    }
+    let page = yard.get("/static/home.html").await;
+    assert_eq!((page.status, page.header("content-type")), (200, "text/html; charset=utf-8"));
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 #![allow(dead_code, reason = "each test takes of the yard what it needs")]
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{fs::File, net::SocketAddr, path::PathBuf, time::Duration};
 
 use functions::FunctionsSettings;
 use reqwest::{Method, RequestBuilder, header::HeaderMap};
@@ -90,6 +90,10 @@ impl Yard {
     pub(crate) async fn end(self) -> TempDir {
         self.stop.cancel();
         timeout(LIMIT, self.running).await.unwrap().unwrap().unwrap();
+        // The next module of this process can open the buckets when the last connection and thread of this one are gone.
+        let state = self.folder.path().join("data/functions/state.redb");
+        let free = || File::open(&state).is_ok_and(|file| file.try_lock().is_ok());
+        eventually(LIMIT, || async { !state.exists() || free() }).await;
         self.folder
     }
 
