@@ -94,7 +94,8 @@ impl Picture {
             }
             Colour::Rgba => {
                 let (pixels, _) = self.pixels.as_chunks::<4>();
-                let grey = pixels.iter().flat_map(|&[red, green, blue, alpha]| [luma(red, green, blue), alpha]);
+                let grey =
+                    pixels.iter().flat_map(|&[red, green, blue, alpha]| [luma(red, green, blue), alpha]);
                 (Colour::GreyAlpha, grey.collect())
             }
         };
@@ -107,7 +108,9 @@ impl Picture {
         let pixels = match self.colour {
             Colour::Rgb => return self,
             Colour::Grey => self.pixels.iter().flat_map(|&grey| [grey; 3]).collect(),
-            Colour::GreyAlpha => self.pixels.as_chunks::<2>().0.iter().flat_map(|&[grey, _]| [grey; 3]).collect(),
+            Colour::GreyAlpha => {
+                self.pixels.as_chunks::<2>().0.iter().flat_map(|&[grey, _]| [grey; 3]).collect()
+            }
             Colour::Rgba => {
                 let pixels = self.pixels.as_chunks::<4>().0.iter();
                 pixels.flat_map(|&[red, green, blue, _]| [red, green, blue]).collect()
@@ -141,12 +144,17 @@ fn decoded(file: &[u8], grey: bool) -> Result<Picture, String> {
     let mut decoder = JpegDecoder::new_with_options(Cursor::new(file), options);
     let broken = |error: zune_jpeg::errors::DecodeErrors| format!("the JPEG file cannot be read: {error:?}");
     decoder.decode_headers().map_err(broken)?;
-    let (width, height) = decoder.info().map(|info| (info.width, info.height)).ok_or("the JPEG file has no size")?;
+    let (width, height) =
+        decoder.info().map(|info| (info.width, info.height)).ok_or("the JPEG file has no size")?;
     allowed(width.into(), height.into())?;
     // Only of these is a plane of the file the grey picture.
     let has_grey = matches!(decoder.input_colorspace(), Some(ColorSpace::YCbCr | ColorSpace::Luma));
     let grey = grey && has_grey;
-    decoder.set_options(options.jpeg_set_out_colorspace(if grey { ColorSpace::Luma } else { ColorSpace::RGB }));
+    decoder.set_options(options.jpeg_set_out_colorspace(if grey {
+        ColorSpace::Luma
+    } else {
+        ColorSpace::RGB
+    }));
     let pixels = decoder.decode().map_err(broken)?;
     let colour = if grey { Colour::Grey } else { Colour::Rgb };
     Ok(Picture { width: width.into(), height: height.into(), colour, pixels })
