@@ -26,9 +26,9 @@ const PART: [f64; 8] = [
 ];
 /// The row and column of each number in the file's order, as row * 8 + column.
 const ZIGZAG: [u8; 64] = [
-    0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6, 7,
-    14, 21, 28, 35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59, 52, 45, 38, 31, 39,
-    46, 53, 60, 61, 54, 47, 55, 62, 63,
+    0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6, 7, 14, 21,
+    28, 35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54,
+    47, 55, 62, 63,
 ];
 /// Its place in a block, which is kept column by column: that saves turning it once. Behind the 64 numbers stand 16
 /// places for those that lead too far.
@@ -88,15 +88,14 @@ struct Head {
     restart: usize,
 }
 
-/// The bits of a scan, without what is stuffed between them. The last byte stands first: so eight bytes are read as the
-/// little-endian number that they are in memory, and WebAssembly, which has no instruction for it, swaps none.
+/// The bits of a scan, without what is stuffed between them.
 struct Scan {
     bytes: Vec<u8>,
     /// Where the stretch behind each restart begins.
     starts: Vec<usize>,
 }
 
-/// Where the next bit is, counted from the end of the turned bytes.
+/// Where the next bit is.
 struct Bits<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -174,8 +173,7 @@ impl Head {
             // Alone, a component has one block a unit, whatever it says.
             [grey] => (grey.across, grey.down) = (1, 1),
             [luma, others @ ..] => {
-                let is_largest =
-                    others.iter().all(|other| other.across <= luma.across && other.down <= luma.down);
+                let is_largest = others.iter().all(|other| other.across <= luma.across && other.down <= luma.down);
                 // Three components of these names are no YCbCr.
                 if !is_largest || luma.id == b'R' {
                     return None;
@@ -290,8 +288,7 @@ impl Table {
         let (mut code, mut place) = (0u32, 0usize);
         for (length, &count) in (1u32..).zip(counts) {
             let count = usize::from(count);
-            *table.offset.get_mut(length as usize)? =
-                i32::try_from(place).ok()? - i32::try_from(code).ok()?;
+            *table.offset.get_mut(length as usize)? = i32::try_from(place).ok()? - i32::try_from(code).ok()?;
             for &symbol in given.get(place..place + count)? {
                 if code >> length != 0 {
                     return None;
@@ -325,8 +322,7 @@ impl Table {
     #[cold]
     fn long(&self, bits: u64) -> Option<(u8, u32)> {
         let code = (bits >> 48) as u32;
-        let length =
-            (FAST + 1..=16).find(|&length| self.end.get(length as usize).is_some_and(|&end| code < end))?;
+        let length = (FAST + 1..=16).find(|&length| self.end.get(length as usize).is_some_and(|&end| code < end))?;
         let place = i32::try_from(code >> (16 - length)).ok()? + self.offset.get(length as usize)?;
         Some((*self.symbols.get(usize::try_from(place).ok()?)?, length))
     }
@@ -335,7 +331,7 @@ impl Table {
 // === impl Scan ===
 
 impl Scan {
-    /// Takes out what is stuffed, notes the restarts, and turns the whole round.
+    /// Takes out what is stuffed, and notes the restarts.
     fn of(mut left: &[u8]) -> Option<Self> {
         let mut scan = Self { bytes: Vec::with_capacity(left.len() + PADDING), starts: vec![0] };
         loop {
@@ -357,7 +353,6 @@ impl Scan {
             left = behind.get(2..)?;
         }
         scan.bytes.extend_from_slice(&[0; PADDING]);
-        scan.bytes.reverse();
         Some(scan)
     }
 }
@@ -368,9 +363,8 @@ impl Bits<'_> {
     /// At least the next 57 bits, from the top.
     #[inline(always)]
     fn peek(&self) -> u64 {
-        let end = self.bytes.len().checked_sub(self.at >> 3).unwrap_or_default();
-        let next = self.bytes.get(..end).and_then(|bytes| bytes.last_chunk::<8>());
-        u64::from_le_bytes(next.copied().unwrap_or_default()) << (self.at & 7)
+        let next = self.bytes.get(self.at >> 3..).and_then(|bytes| bytes.first_chunk::<8>());
+        u64::from_be_bytes(next.copied().unwrap_or_default()) << (self.at & 7)
     }
 
     /// Reads a block, each number times its factor; is there nothing in it but its level?
@@ -557,10 +551,7 @@ mod tests {
             return Vec::new();
         };
         let files = folder.map(|file| file.unwrap().path());
-        files
-            .filter(|file| file.extension().is_some_and(|it| it == "jpg"))
-            .map(|file| std::fs::read(file).unwrap())
-            .collect()
+        files.filter(|file| file.extension().is_some_and(|it| it == "jpg")).map(|file| std::fs::read(file).unwrap()).collect()
     }
 
     #[test]
@@ -581,9 +572,7 @@ mod tests {
             for _ in 0..20 {
                 let mut broken = file.clone();
                 for _ in 0..4 {
-                    random = random
-                        .wrapping_mul(6_364_136_223_846_793_005)
-                        .wrapping_add(1_442_695_040_888_963_407);
+                    random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                     let at = (random >> 33) as usize % broken.len();
                     broken[at] = (random >> 24) as u8;
                     let at = at % 1000;
