@@ -287,7 +287,8 @@ fn grey_once() -> anyhow::Result<ExitCode> {
 
 /// What is asked for.
 fn bars(rows: &[Row], install: &Times, native: &Times) -> Vec<Bar> {
-    let inside = |name: &str| rows.iter().find(|row| row.name == name).map_or(f64::NAN, |row| row.inside.at(0.5));
+    let inside =
+        |name: &str| rows.iter().find(|row| row.name == name).map_or(f64::NAN, |row| row.inside.at(0.5));
     let http = |name: &str| rows.iter().find(|row| row.name == name).map_or(f64::NAN, |row| row.http.at(0.5));
     let bar = |what, limit, value, unit| Bar { what, limit, value, unit };
     vec![

@@ -4,8 +4,9 @@
     clippy::expect_used,
     clippy::indexing_slicing,
     clippy::panic,
+    clippy::print_stdout,
     clippy::unwrap_used,
-    reason = "a test ends by a panic"
+    reason = "a test ends by a panic, and says what it passes over"
 )]
 
 mod docs;
