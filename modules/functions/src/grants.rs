@@ -36,13 +36,13 @@ impl Grants {
 
 /// How much one call may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
+pub(crate) struct Limits {
     /// Milliseconds from its begin to its end, on the clock.
-    pub time_ms: u32,
+    pub(crate) time_ms: u32,
     /// Bytes of all its linear memories together.
-    pub memory_bytes: usize,
+    pub(crate) memory_bytes: usize,
     /// Bytes that it may answer.
-    pub output_bytes: usize,
+    pub(crate) output_bytes: usize,
 }
 
 /// Most topics, models and hosts of one function, of each.

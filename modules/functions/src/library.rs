@@ -229,8 +229,8 @@ impl Library {
         let compiled = host.clone();
         let (records, shelf) = spawn_blocking(move || {
             let records = shelf.load();
-            if let Ok(records) = &records {
-                compiled.keep_only(&|digest| records.values().any(|record| record.digest == digest));
+            if let Some(named) = records.as_ref().ok().and_then(|records| shelf.named(records)) {
+                compiled.keep_only(&|digest| named.contains(digest));
             }
             (records, shelf)
         })
@@ -582,11 +582,6 @@ impl Library {
 // === impl Function ===
 
 impl Function {
-    /// What it is.
-    pub(crate) fn kind(&self) -> Kind {
-        self.record.kind
-    }
-
     /// Why it cannot be called, where it was installed and cannot be prepared any more.
     pub(crate) fn error(&self) -> Option<String> {
         match &*self.guest.borrow() {

@@ -313,3 +313,6 @@ fn take(left: &AtomicU32) -> Option<u32> {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod trespass;

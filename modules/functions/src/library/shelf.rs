@@ -124,11 +124,6 @@ impl Shelf {
         self.folder.join("compiled")
     }
 
-    /// Where state is kept.
-    pub(crate) fn state(&self) -> PathBuf {
-        self.folder.join("state.redb")
-    }
-
     /// What is installed. Files that nothing names are removed: an install was cut off. A list that is damaged is moved
     /// aside, and as long as it lies there no file is removed, so that a person can put it right.
     ///
@@ -155,7 +150,6 @@ impl Shelf {
         }
         *self.unreadable.lock() = read.unreadable;
         self.sweep(&read.records);
-        self.sweep_compiled(&read.records);
         Ok(read.records)
     }
 
@@ -215,23 +209,8 @@ impl Shelf {
         removed
     }
 
-    /// Removes what was compiled of files that nothing names: an install was refused after its file was compiled, or was
-    /// cut off.
-    fn sweep_compiled(&self, records: &Records) {
-        let Some(named) = self.named(records) else { return };
-        let engines = fs::read_dir(self.compiled()).into_iter().flatten().flatten();
-        let files = engines.flat_map(|engine| fs::read_dir(engine.path()).into_iter().flatten().flatten());
-        for file in files {
-            let unnamed =
-                file.file_name().to_str().is_some_and(|name| is_digest(name) && !named.contains(name));
-            if unnamed && let Err(error) = fs::remove_file(file.path()) {
-                tracing::warn!(file = %file.path().display(), %error, "Compiled code that is not used cannot be removed.");
-            }
-        }
-    }
-
     /// The digests of the files that are in use; nothing where a damaged list was moved aside, which may name any.
-    fn named(&self, records: &Records) -> Option<BTreeSet<String>> {
+    pub(crate) fn named(&self, records: &Records) -> Option<BTreeSet<String>> {
         let aside =
             |file: &fs::DirEntry| file.file_name().to_str().is_some_and(|name| name.starts_with(ASIDE));
         if fs::read_dir(&self.folder).into_iter().flatten().flatten().any(|file| aside(&file)) {
@@ -321,15 +300,13 @@ mod tests {
         }
     }
 
-    /// A folder with these functions, each with its file and what was compiled of it.
+    /// A folder with these functions, each with its file.
     fn shelf_of(folder: &Path, names: &[&str]) -> (Shelf, Records) {
         let shelf = Shelf::open(folder).unwrap();
-        fs::create_dir_all(shelf.compiled().join("engine")).unwrap();
         let mut records = Records::new();
         for name in names {
             let record = record(name, name.as_bytes());
             shelf.keep(&record.digest, name.as_bytes()).unwrap();
-            fs::write(shelf.compiled().join("engine").join(&record.digest), name).unwrap();
             records.insert(record.name.clone(), record);
         }
         shelf.save(&records).unwrap();
@@ -380,13 +357,15 @@ mod tests {
             shelf.save(&Records::new()).unwrap();
             assert!(shelf.sweep(&Records::new()).is_empty());
             assert_eq!(shelf.read(&digest(b"one")).unwrap(), "one");
+            // So the host keeps what it compiled, too.
+            assert_eq!(shelf.named(&Records::new()), None);
         }
         for aside in ["installed.json.bad", "installed.json.bad.2", "installed.json.bad.3"] {
             fs::remove_file(shelf.folder.join(aside)).unwrap();
         }
         shelf.load().unwrap();
         assert!(shelf.read(&digest(b"one")).is_err());
-        assert!(!shelf.compiled().join("engine").join(digest(b"one")).exists());
+        assert_eq!(shelf.named(&Records::new()), Some(BTreeSet::new()));
     }
 
     #[test]
