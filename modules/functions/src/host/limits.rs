@@ -79,6 +79,7 @@ impl Limiter {
     }
 
     /// Bytes of all linear memories.
+    #[cfg(test)]
     pub(crate) fn used_bytes(&self) -> usize {
         self.used_bytes
     }
