@@ -7,6 +7,7 @@ use tempfile::TempDir;
 
 use super::*;
 
+mod fuzz;
 mod imports;
 mod input;
 mod kinds;
