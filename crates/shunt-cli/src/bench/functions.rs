@@ -330,10 +330,17 @@ impl Module {
     /// The running module, once it answers.
     async fn find(running: &Running) -> anyhow::Result<Self> {
         let client = reqwest::Client::builder().tcp_nodelay(true).no_proxy().timeout(LIMIT).build()?;
-        let address = running.board.read(|state| state.processes.get("functions")?.address.clone());
-        let address = address.context("the module functions does not run: is it built?")?;
-        let module = Self { client, address };
         let begun = Instant::now();
+        let address = loop {
+            if let Some(address) =
+                running.board.read(|state| state.processes.get("functions")?.address.clone())
+            {
+                break address;
+            }
+            anyhow::ensure!(begun.elapsed() < LIMIT, "the module functions does not run: is it built?");
+            tokio::time::sleep(PAUSE).await;
+        };
+        let module = Self { client, address };
         while let Err(error) = module.client.get(module.url("readyz")).send().await {
             anyhow::ensure!(begun.elapsed() < LIMIT, "the module does not answer: {error}");
             tokio::time::sleep(PAUSE).await;
